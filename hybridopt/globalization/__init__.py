@@ -1,0 +1,24 @@
+"""How far to go along a step and whether to take it: line searches, trust region, damping.
+
+Pure Python floats and callables: nothing here knows tensors, models or losses. Every rule takes a noise floor, below
+which differences of function values do not count, and treats non-finite values as a wall, never as an exception.
+"""
+
+from __future__ import annotations
+
+from hybridopt.globalization.armijo import armijo
+from hybridopt.globalization.damping import LevenbergMarquardt
+from hybridopt.globalization.noise import noise_floor
+from hybridopt.globalization.search import LineSearchResult, LineSearchStatus
+from hybridopt.globalization.strong_wolfe import strong_wolfe
+from hybridopt.globalization.trust_region import TrustRegion
+
+__all__ = [
+    "LevenbergMarquardt",
+    "LineSearchResult",
+    "LineSearchStatus",
+    "TrustRegion",
+    "armijo",
+    "noise_floor",
+    "strong_wolfe",
+]

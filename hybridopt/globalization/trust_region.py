@@ -1,0 +1,103 @@
+"""Acceptance and radius rule of a trust region."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hybridopt.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRegion:
+    """How far a model is believed (Conn, Gould and Toint 2000, algorithm 6.1.1; Nocedal and Wright 2006, 4.1).
+
+    Holds the constants only; the radius is the caller's state.
+
+    Attributes:
+        eta1: A step is accepted when its ratio exceeds this, in [0, `eta2`).
+        eta2: The radius grows when the ratio exceeds this and the step ended on the boundary.
+        eta_shrink: The radius shrinks when the ratio is below this, in [`eta1`, `eta2`].
+        shrink: Factor of the radius after a bad step, in (0, 1).
+        grow: Factor of the radius after a very good one, > 1.
+        min_radius: The radius never falls below this.
+        max_radius: The radius never exceeds this.
+
+    Raises:
+        ConfigError: The constants are out of their ranges.
+
+    Example:
+        >>> region = TrustRegion()
+        >>> ratio = region.ratio(actual=0.9, predicted=1.0)
+        >>> region.accept(ratio), region.update(1.0, ratio, step_norm=1.0, at_boundary=True)
+        (True, 2.0)
+    """
+
+    eta1: float = 1e-4
+    eta2: float = 0.75
+    eta_shrink: float = 0.25
+    shrink: float = 0.25
+    grow: float = 2.0
+    min_radius: float = 1e-12
+    max_radius: float = 1e6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta1 <= self.eta_shrink <= self.eta2 < 1:
+            raise ConfigError(
+                f"A trust region needs 0 <= eta1 <= eta_shrink <= eta2 < 1, got eta1={self.eta1}, "
+                f"eta_shrink={self.eta_shrink}, eta2={self.eta2}."
+            )
+        if not (0 < self.shrink < 1 < self.grow):
+            raise ConfigError(f"A trust region needs 0 < shrink < 1 < grow, got {self.shrink} and {self.grow}.")
+        if not 0 < self.min_radius <= self.max_radius:
+            raise ConfigError(
+                f"A trust region needs 0 < min_radius <= max_radius, got {self.min_radius} and {self.max_radius}."
+            )
+
+    def ratio(self, actual: float, predicted: float, noise: float = 0.0) -> float:
+        """Returns actual over predicted decrease, safe against rounding (Conn, Gould and Toint 2000, 17.4.2).
+
+        Args:
+            actual: ``f(x) - f(x + s)``; not finite when the trial is not.
+            predicted: Decrease of the model, >= 0.
+            noise: Noise floor of f, see `noise_floor`.
+
+        Returns:
+            1.0 when both decreases are within the noise, so that a step which the values cannot judge is believed;
+            -inf when the trial or the model is not finite or the model does not decrease; otherwise
+            ``(actual + noise) / (predicted + noise)``.
+        """
+        if not (math.isfinite(actual) and math.isfinite(predicted)):
+            return -math.inf
+        if abs(actual) <= noise and abs(predicted) <= noise:
+            return 1.0
+        if predicted <= 0:
+            return -math.inf
+        return (actual + noise) / (predicted + noise)
+
+    def accept(self, ratio: float) -> bool:
+        """Returns whether a step with this ratio is taken.
+
+        Args:
+            ratio: From `ratio`; NaN is refused.
+        """
+        return ratio > self.eta1
+
+    def update(self, radius: float, ratio: float, step_norm: float, at_boundary: bool) -> float:
+        """Returns the next radius.
+
+        Args:
+            radius: The present one.
+            ratio: From `ratio`.
+            step_norm: Length of the step in the norm of the region. A bad step shrinks the radius below it, or the
+                same step would be tried again.
+            at_boundary: Whether the step ended on the boundary; only then was the radius in the way.
+
+        Returns:
+            The radius, in [`min_radius`, `max_radius`].
+        """
+        if not ratio >= self.eta_shrink:
+            radius = self.shrink * (min(radius, step_norm) if math.isfinite(step_norm) else radius)
+        elif ratio > self.eta2 and at_boundary:
+            radius = self.grow * radius
+        return min(max(radius, self.min_radius), self.max_radius)
