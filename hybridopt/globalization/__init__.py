@@ -1,7 +1,8 @@
 """How far to go along a step and whether to take it: line searches, trust region, damping.
 
-Pure Python floats and callables: nothing here knows tensors, models or losses. Every rule takes a noise floor, below
-which differences of function values do not count, and treats non-finite values as a wall, never as an exception.
+Pure Python floats and callables: nothing here knows tensors, models or losses. Every rule takes a noise
+floor, below which differences of function values do not count, and treats non-finite values as a wall, never
+as an exception.
 """
 
 from __future__ import annotations

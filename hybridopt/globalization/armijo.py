@@ -33,8 +33,9 @@ def armijo(
 ) -> LineSearchResult:
     """Shortens the step until the function falls enough (Armijo 1966).
 
-    The step t is taken when ``phi(t) <= value0 + c1 t slope0 + noise``. A trial that is NaN or infinite, of either
-    sign, counts as a wall: the step is shortened by `shrink` alone. Nothing that phi returns leads to an exception.
+    The step t is taken when ``phi(t) <= value0 + c1 t slope0 + noise``. A trial that is NaN or infinite, of
+    either sign, counts as a wall: the step is shortened by `shrink` alone. Nothing that phi returns leads to
+    an exception.
 
     Args:
         phi: t -> value, or t -> (value, payload); the payload of the accepted trial is handed back.
@@ -45,13 +46,13 @@ def armijo(
         shrink: Factor by which a rejected step is shortened at least, in (0, 1).
         max_evaluations: Most trials.
         noise: Noise floor of the value, see `noise_floor`; differences below it do not count.
-        interpolate: Next trial at the minimiser of the parabola (after the first rejection) or cubic (later) through
-            what is known, within [0.1, `shrink`] of the last one (Nocedal and Wright 2006, section 3.5); by `shrink`
-            otherwise.
+        interpolate: Next trial at the minimiser of the parabola (after the first rejection) or cubic (later)
+            through what is known, within [0.1, `shrink`] of the last one (Nocedal and Wright 2006, section
+            3.5); by `shrink` otherwise.
 
     Returns:
-        The result, ``converged``, ``no_decrease``, ``not_descent`` or ``non_finite``. Unless it converged the step
-        is zero and the value is `value0`.
+        The result, ``converged``, ``no_decrease``, ``not_descent`` or ``non_finite``. Unless it converged the
+        step is zero and the value is `value0`.
 
     Raises:
         ConfigError: An option is out of its range.
@@ -96,7 +97,7 @@ def armijo(
 def _interpolated(
     value0: float, slope0: float, step: float, value: float, previous: tuple[float, float] | None
 ) -> float:
-    """Minimiser of the parabola or, with a previous trial, of the cubic through values and the slope at zero."""
+    """Minimiser of the parabola or, with a previous trial, of the cubic through all that is known."""
     if previous is None:
         return quadratic_minimizer(value0, slope0, step, value)
     # phi(t) = value0 + slope0 t + b t^2 + a t^3 through both trials (Nocedal and Wright 2006, section 3.5).

@@ -11,8 +11,8 @@ from hybridopt.core.errors import ConfigError
 class LevenbergMarquardt:
     """Raises the damping where the model promises too much and lowers it where it can be believed.
 
-    The rule of Martens (2010, section 4.1): ratio < 1/4 multiplies the damping by 3/2, ratio > 3/4 by 2/3. Holds the
-    constants only; the damping is the caller's state.
+    The rule of Martens (2010, section 4.1): ratio < 1/4 multiplies the damping by 3/2, ratio > 3/4 by 2/3.
+    Holds the constants only; the damping is the caller's state.
 
     Attributes:
         lower: The damping rises when the ratio is below this.
@@ -39,13 +39,17 @@ class LevenbergMarquardt:
     max_damping: float = 1e12
 
     def __post_init__(self) -> None:
+        """Checks the constants."""
         if not self.lower <= self.upper:
             raise ConfigError(f"Damping needs lower <= upper, got {self.lower} and {self.upper}.")
         if not 0 < self.decrease < 1 < self.increase:
-            raise ConfigError(f"Damping needs 0 < decrease < 1 < increase, got {self.decrease} and {self.increase}.")
+            raise ConfigError(
+                f"Damping needs 0 < decrease < 1 < increase, got {self.decrease} and {self.increase}."
+            )
         if not 0 < self.min_damping <= self.max_damping:
             raise ConfigError(
-                f"Damping needs 0 < min_damping <= max_damping, got {self.min_damping} and {self.max_damping}."
+                "Damping needs 0 < min_damping <= max_damping, "
+                f"got {self.min_damping} and {self.max_damping}."
             )
 
     def update(self, damping: float, ratio: float) -> float:
@@ -53,7 +57,8 @@ class LevenbergMarquardt:
 
         Args:
             damping: The present one, >= 0.
-            ratio: Actual over predicted decrease; NaN and -inf (a trial that is not finite) raise the damping.
+            ratio: Actual over predicted decrease; NaN and -inf (a trial that is not finite) raise the
+                damping.
 
         Returns:
             The damping, in [`min_damping`, `max_damping`].

@@ -8,9 +8,10 @@ import math
 def noise_floor(value: float, eps: float, factor: float = 10.0) -> float:
     """Returns the change of a function value below which it says nothing: ``factor * eps * |value|``.
 
-    Near a minimum the decrease that a step can bring falls below the rounding of the value itself. Every acceptance
-    rule of this package takes such a floor and treats smaller differences as none, or it would reject good steps and
-    shrink forever (Conn, Gould and Toint 2000, section 17.4.2; Hager and Zhang 2005, section 1).
+    Near a minimum the decrease that a step can bring falls below the rounding of the value itself. Every
+    acceptance rule of this package takes such a floor and treats smaller differences as none, or it would
+    reject good steps and shrink forever (Conn, Gould and Toint 2000, section 17.4.2; Hager and Zhang 2005,
+    section 1).
 
     Args:
         value: The function value.

@@ -38,7 +38,8 @@ class LineSearchResult:
 
     Attributes:
         step: The step length, >= 0. Zero means: stay.
-        value: The function value there (the starting value for step zero), always the finite one that was computed.
+        value: The function value there (the starting value for step zero), always the finite one that was
+            computed.
         slope: The directional derivative there, or None where the search knows none.
         payload: What the function gave beside value and slope at this very step, or None.
         evaluations: Trials evaluated.

@@ -1,4 +1,4 @@
-"""A line search for the strong Wolfe conditions that survives walls, noise and functions without a lower bound."""
+"""A line search for the strong Wolfe conditions that survives walls, noise and unbounded functions."""
 
 from __future__ import annotations
 
@@ -52,27 +52,30 @@ def strong_wolfe(
 ) -> LineSearchResult:
     """Finds a step t with ``phi(t) <= value0 + c1 t slope0`` and ``|phi'(t)| <= c2 |slope0|``.
 
-    Bracketing and zooming of Nocedal and Wright (2006, algorithms 3.5 and 3.6) with safeguarded cubic steps. Values
-    that differ by less than `noise` count as equal, the slopes decide then and sufficient decrease is relaxed by
-    `noise`: the approximate Wolfe conditions of Hager and Zhang (2005, section 2.1), with which a search can end at
-    a point that the values alone are too coarse to confirm. A trial with a NaN, an infinite slope or the value +inf is a
+    Bracketing and zooming of Nocedal and Wright (2006, algorithms 3.5 and 3.6) with safeguarded cubic steps.
+    Values that differ by less than `noise` count as equal, the slopes decide then and sufficient decrease is
+    relaxed by `noise`: the approximate Wolfe conditions of Hager and Zhang (2005, section 2.1), with which a
+    search can end at a point that the values alone are too coarse to confirm. A trial with a NaN, an infinite
+    slope or the value +inf is a
     wall: the search stays before it. The value -inf ends the search.
 
     Args:
-        phi: t -> (value, slope, payload); the payload, such as the gradient, of the accepted trial is handed back, so
-            nothing has to be computed again.
+        phi: t -> (value, slope, payload); the payload, such as the gradient, of the accepted trial is handed
+            back, so nothing has to be computed again.
         value0: phi at zero.
         slope0: Slope of phi at zero, negative.
         step0: First trial.
         c1: Constant of sufficient decrease; 0 < c1 < c2 < 1.
-        c2: Constant of the slope: 0.9 for Newton and quasi-Newton directions, 0.1 for nonlinear conjugate gradients.
+        c2: Constant of the slope: 0.9 for Newton and quasi-Newton directions, 0.1 for nonlinear conjugate
+            gradients.
         max_step: Longest step allowed.
         max_evaluations: Most trials.
         noise: Noise floor of the value, see `noise_floor`.
 
     Returns:
-        The result. When no trial meets both conditions it is the lowest trial (``decrease``), or step zero when none
-        is lower than `value0` by more than `noise` (``no_decrease``). At ``max_step`` sufficient decrease holds and the slope is still steep.
+        The result. When no trial meets both conditions it is the lowest trial (``decrease``), or step zero
+        when none is lower than `value0` by more than `noise` (``no_decrease``). At ``max_step`` sufficient
+        decrease holds and the slope is still steep.
 
     Raises:
         ConfigError: An option is out of its range.
@@ -150,7 +153,7 @@ class _Search:
             if width <= _NARROW * reach or (high.wall and low is not self.origin and width <= _WALL * reach):
                 break
             if high.wall:
-                # The wall may be orders of magnitude nearer than the trial that hit it: approach it ever faster.
+                # The wall may be orders of magnitude nearer than the trial that hit it: shrink ever faster.
                 fraction = 0.5 ** min(2 ** (walls - 1), 8)
                 step = low.step + fraction * (high.step - low.step)
             else:
@@ -193,7 +196,7 @@ class _Search:
         return trial
 
     def too_high(self, trial: _Trial, low: _Trial) -> bool:
-        """Whether the trial ends a bracket by its value; differences within the noise leave that to the slope."""
+        """Whether the trial ends a bracket by its value; within the noise that is left to the slope."""
         ceiling = self.origin.value + self.c1 * trial.step * self.origin.slope + self.noise
         if trial.value > ceiling:
             return True
@@ -211,7 +214,7 @@ class _Search:
         return clip(step, _LEAST_GROWTH * trial.step, longest) if step > trial.step else longest
 
     def interpolate(self, low: _Trial, high: _Trial) -> float:
-        """Next step inside a bracket: minimiser of the cubic, or zero of the slope's secant within the noise."""
+        """Next step inside a bracket: minimiser of the cubic, or the zero of the secant of slopes."""
         if abs(high.value - low.value) <= self.noise and high.slope * low.slope < 0:
             step = low.step - low.slope * (high.step - low.step) / (high.slope - low.slope)
         else:

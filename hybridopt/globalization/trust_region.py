@@ -10,7 +10,7 @@ from hybridopt.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class TrustRegion:
-    """How far a model is believed (Conn, Gould and Toint 2000, algorithm 6.1.1; Nocedal and Wright 2006, 4.1).
+    """How far a model is believed (Conn, Gould and Toint 2000, algorithm 6.1.1).
 
     Holds the constants only; the radius is the caller's state.
 
@@ -42,16 +42,20 @@ class TrustRegion:
     max_radius: float = 1e6
 
     def __post_init__(self) -> None:
+        """Checks the constants."""
         if not 0 <= self.eta1 <= self.eta_shrink <= self.eta2 < 1:
             raise ConfigError(
                 f"A trust region needs 0 <= eta1 <= eta_shrink <= eta2 < 1, got eta1={self.eta1}, "
                 f"eta_shrink={self.eta_shrink}, eta2={self.eta2}."
             )
         if not (0 < self.shrink < 1 < self.grow):
-            raise ConfigError(f"A trust region needs 0 < shrink < 1 < grow, got {self.shrink} and {self.grow}.")
+            raise ConfigError(
+                f"A trust region needs 0 < shrink < 1 < grow, got {self.shrink} and {self.grow}."
+            )
         if not 0 < self.min_radius <= self.max_radius:
             raise ConfigError(
-                f"A trust region needs 0 < min_radius <= max_radius, got {self.min_radius} and {self.max_radius}."
+                "A trust region needs 0 < min_radius <= max_radius, "
+                f"got {self.min_radius} and {self.max_radius}."
             )
 
     def ratio(self, actual: float, predicted: float, noise: float = 0.0) -> float:
@@ -63,8 +67,8 @@ class TrustRegion:
             noise: Noise floor of f, see `noise_floor`.
 
         Returns:
-            1.0 when both decreases are within the noise, so that a step which the values cannot judge is believed;
-            -inf when the trial or the model is not finite or the model does not decrease; otherwise
+            1.0 when both decreases are within the noise, so that a step which the values cannot judge is
+            believed; -inf when the trial or the model is not finite or the model does not decrease; otherwise
             ``(actual + noise) / (predicted + noise)``.
         """
         if not (math.isfinite(actual) and math.isfinite(predicted)):
@@ -89,8 +93,8 @@ class TrustRegion:
         Args:
             radius: The present one.
             ratio: From `ratio`.
-            step_norm: Length of the step in the norm of the region. A bad step shrinks the radius below it, or the
-                same step would be tried again.
+            step_norm: Length of the step in the norm of the region. A bad step shrinks the radius below it,
+                or the same step would be tried again.
             at_boundary: Whether the step ended on the boundary; only then was the radius in the way.
 
         Returns:

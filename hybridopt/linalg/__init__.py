@@ -1,8 +1,8 @@
 """Krylov solvers on anything that multiplies a vector with ``@``.
 
-Pure numerics: no models, no losses. Vectors are flat float32 or float64 tensors and stay on their device; decisions
-are taken on float64 scalars with one host read an iteration. Every way a solve can end is a `KrylovStatus`, never an
-exception.
+Pure numerics: no models, no losses. Vectors are flat float32 or float64 tensors and stay on their device;
+decisions are taken on float64 scalars with one host read an iteration. Every way a solve can end is a
+`KrylovStatus`, never an exception.
 """
 
 from __future__ import annotations

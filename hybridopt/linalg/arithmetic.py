@@ -1,14 +1,15 @@
 """Vectors on their device, scalars in double precision, one host read an iteration.
 
-A Krylov loop needs a few inner products an iteration and decides on them. On the CPU reading a scalar is free and a
-Python float is the cheapest scalar there is. On an accelerator each read waits for the queue, so there the scalars
-stay zero-dimensional float64 tensors until one `read` fetches all of an iteration's together. `HostScalars` and
-`DeviceScalars` give the same loop both ways: a step length is computed *and applied* before the host has seen the
-curvature it came from, with the refused cases mapped to a step of zero (or to the boundary).
+A Krylov loop needs a few inner products an iteration and decides on them. On the CPU reading a scalar is free
+and a Python float is the cheapest scalar there is. On an accelerator each read waits for the queue, so there
+the scalars stay zero-dimensional float64 tensors until one `read` fetches all of an iteration's together.
+`HostScalars` and `DeviceScalars` give the same loop both ways: a step length is computed *and applied* before
+the host has seen the curvature it came from, with the refused cases mapped to a step of zero (or to the
+boundary).
 
-Inner products use `torch.dot` in the vectors' precision (relative error about 1e-6 for a million float32 terms of
-one sign) and are combined in float64. Converting the vectors first costs ten times the memory traffic for nothing
-that shows: every quantity that is compared or summed here is a sum of terms of one sign.
+Inner products use `torch.dot` in the vectors' precision (relative error about 1e-6 for a million float32
+terms of one sign) and are combined in float64. Converting the vectors first costs ten times the memory
+traffic for nothing that shows: every quantity that is compared or summed here is a sum of terms of one sign.
 """
 
 from __future__ import annotations
@@ -121,11 +122,19 @@ def check_vector(name: str, vector: Tensor) -> Tensor:
     Raises:
         ConfigError: It is not a one-dimensional float32 or float64 tensor.
     """
-    if not isinstance(vector, Tensor) or vector.ndim != 1 or vector.dtype not in (torch.float32, torch.float64):
-        what = f"{vector.dtype} of shape {tuple(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
+    if (
+        not isinstance(vector, Tensor)
+        or vector.ndim != 1
+        or vector.dtype not in (torch.float32, torch.float64)
+    ):
+        what = (
+            f"{vector.dtype} of shape {tuple(vector.shape)}"
+            if isinstance(vector, Tensor)
+            else type(vector).__name__
+        )
         raise ConfigError(
             f"{name} must be a flat float32 or float64 tensor of shape (n,), but it is {what}. "
-            f"Flatten it with torch.cat([t.reshape(-1) for t in tensors]) and convert lower precisions with .float()."
+            "Flatten it with torch.cat([t.reshape(-1) for t in tensors]), convert other dtypes with .float()."
         )
     return vector.detach().contiguous()
 

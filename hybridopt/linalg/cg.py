@@ -33,9 +33,9 @@ def cg(
 ) -> KrylovResult:
     """Solves ``A x = b`` for a symmetric operator A, or finds that A is not positive definite.
 
-    Hestenes and Stiefel's method, which minimises the model ``x'Ax/2 - b'x`` over growing Krylov spaces. Every stop
-    leaves a finite iterate; a zero right-hand side, an indefinite operator, a non-finite product and an indefinite
-    preconditioner are statuses, not exceptions.
+    Hestenes and Stiefel's method, which minimises the model ``x'Ax/2 - b'x`` over growing Krylov spaces.
+    Every stop leaves a finite iterate; a zero right-hand side, an indefinite operator, a non-finite product
+    and an indefinite preconditioner are statuses, not exceptions.
 
     Args:
         A: Symmetric operator of shape (n, n): anything with ``A @ v`` for v of shape (n,).
@@ -45,16 +45,16 @@ def cg(
         rtol: Stops when ``||b - A x|| <= max(rtol ||b||, atol)``, in both modes.
         atol: See `rtol`.
         max_iter: Most iterations; 2 n by default.
-        stop: ``"residual"``, or ``"progress"``, which adds the rule of Martens (2010, section 4.4): after iteration
-            i > k = max(10, ceil(0.1 i)) stop when phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k `progress_tol`,
-            where phi is the model.
+        stop: ``"residual"``, or ``"progress"``, which adds the rule of Martens (2010, section 4.4): after
+            iteration i > k = max(10, ceil(0.1 i)) stop when phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k
+            `progress_tol`, where phi is the model.
         progress_tol: Relative decrease per iteration that still counts as progress.
         keep_iterates: Keeps copies of the iterates ceil(1.3^j) and the last one, for CG-backtracking.
         curvature_tol: Exits with ``negative_curvature`` when ``p'Ap <= curvature_tol p'p``.
 
     Returns:
-        The result. On ``negative_curvature`` it holds the direction p and the iterate before it; p is a direction of
-        descent of the model at that iterate.
+        The result. On ``negative_curvature`` it holds the direction p and the iterate before it; p is a
+        direction of descent of the model at that iterate.
 
     Raises:
         ConfigError: An option is out of its range, or a vector is not flat float32 or float64.
@@ -101,7 +101,9 @@ def cg(
         return result
 
     p = z.clone()
-    largest = math.sqrt(torch.finfo(b.dtype).max)  # a longer step means that the curvature is zero to rounding
+    largest = math.sqrt(
+        torch.finfo(b.dtype).max
+    )  # a longer step means that the curvature is zero to rounding
     decreases = [decrease]
     grid = 1.0
     for i in range(1, limit + 1):
@@ -115,7 +117,8 @@ def cg(
         z = r if preconditioner is None else preconditioner(r)
         rr_new = scalars.dot(r, r)
         rz_new = rr_new if z is r else scalars.dot(r, z)
-        pq, least, rr_new, rz_new = scalars.read(pq, least, rr_new, rz_new)  # the only host read of the iteration
+        # The only host read of the iteration:
+        pq, least, rr_new, rz_new = scalars.read(pq, least, rr_new, rz_new)
 
         if not math.isfinite(pq):
             result.status = KrylovStatus.NON_FINITE

@@ -23,16 +23,17 @@ class MinimumEigenpair:
     """An estimate of the smallest eigenvalue and what is known about it.
 
     Attributes:
-        value: The smallest Ritz value: a Rayleigh quotient, hence an upper bound of the smallest eigenvalue. NaN when
-            no product was finite.
+        value: The smallest Ritz value: a Rayleigh quotient, hence an upper bound of the smallest eigenvalue.
+            NaN when no product was finite.
         vector: Its Ritz vector of unit length, shape (n,), or None when there is none. Its sign is arbitrary.
         residual: ``||A v - value v||``: some eigenvalue lies within this distance of `value`.
-        lower_bound: The smallest eigenvalue is at least this, with probability 1 - delta over the random start.
+        lower_bound: The smallest eigenvalue is at least this, with probability 1 - delta over the random
+            start.
         largest: The largest Ritz value, a lower bound of the largest eigenvalue.
         products: Products with A used.
         converged: Whether ``value - lower_bound`` is within the tolerance.
-        status: ``converged``, ``below_threshold``, ``above_threshold``, ``max_iter``, ``invariant`` (the Krylov space
-            is exhausted but rounding keeps the tolerance out of reach) or ``non_finite``.
+        status: ``converged``, ``below_threshold``, ``above_threshold``, ``max_iter``, ``invariant`` (the
+            Krylov space is exhausted but rounding keeps the tolerance out of reach) or ``non_finite``.
     """
 
     value: float
@@ -58,15 +59,17 @@ def minimum_eigenpair(
     device: torch.device | str = "cpu",
     max_products: int | None = None,
 ) -> MinimumEigenpair:
-    """Estimates the smallest eigenvalue by Lanczos from a random start, stopping when it is known well enough.
+    """Estimates the smallest eigenvalue by Lanczos from a random start, until it is known well enough.
 
     A small residual only shows that *some* eigenvalue is near. That no smaller one was missed can be known in
-    probability: v_{m+1} = p_m(A) v_1 has unit length, so an eigenvector with eigenvalue ``lam`` has a component of at
-    most ``1 / |p_m(lam)|`` in the start vector, and p_m, a polynomial that the run itself supplies, grows without
-    bound below the Ritz values. A start vector uniform on the sphere has, with probability 1 - delta, a component of
-    at least ``delta sqrt(pi / 2n)`` in any given direction; where ``|p_m|`` exceeds the inverse of that no eigenvalue
-    lies (van Dorsselaer, Hochstenbach and van der Vorst 2000). One event bounds all m at once, so stopping by it is
-    sound. It needs no more products than the a priori count of `lanczos_product_bound`, mostly far fewer.
+    probability. v_{m+1} = p_m(A) v_1 has unit length, so the start vector has a component of at most
+    ``1 / |p_m(lam)|`` along an eigenvector with eigenvalue ``lam``, and p_m, a polynomial that the run itself
+    supplies, grows without bound below the Ritz values. But a start vector uniform on the sphere has, with
+    probability 1 - delta, a component of at least ``delta sqrt(pi / 2n)`` along it: no eigenvalue lies where
+    ``|p_m|`` exceeds the inverse of that (van Dorsselaer, Hochstenbach and van der Vorst 2000). One event
+    bounds all m at once, so stopping by it is sound. It takes about as many products as the a priori count of
+    `lanczos_product_bound` on the worst spectra and far fewer on most; the worth of that count is that it is
+    known beforehand.
 
     Args:
         A: Symmetric operator of shape (n, n): anything with ``A @ v`` for v of shape (n,).
@@ -124,11 +127,12 @@ def minimum_eigenpair(
 def lanczos_product_bound(n: int, epsilon: float, delta: float) -> int:
     """Returns how many products Lanczos needs at most, known before it starts.
 
-    Kuczynski and Wozniakowski (1992, theorem 4.2): after k products from a start vector uniform on the sphere, the
-    probability that the extreme eigenvalue is missed by more than `epsilon` times the spread of the spectrum is at
-    most ``1.648 sqrt(n) exp(-(2k - 1) sqrt(epsilon))``. Hence k = ceil(1/2 + ln(1.648 sqrt(n) / delta) / (2
-    sqrt(epsilon))). With ||A|| <= M and an absolute accuracy eps / 2, that is epsilon = eps / 4M, this is the count
-    ``1 + ceil(ln(2.75 n / delta^2) / 2 sqrt(M / eps))`` of Royer, O'Neill and Wright (2020, lemma 10) but for rounding.
+    Kuczynski and Wozniakowski (1992, theorem 4.2): after k products from a start vector uniform on the
+    sphere, the probability that the extreme eigenvalue is missed by more than `epsilon` times the spread of
+    the spectrum is at most ``1.648 sqrt(n) exp(-(2k - 1) sqrt(epsilon))``. Hence k = ceil(1/2 + ln(1.648
+    sqrt(n) / delta) / (2 sqrt(epsilon))). With ||A|| <= M and an absolute accuracy eps / 2, that is epsilon =
+    eps / 4M, this is the count ``1 + ceil(ln(2.75 n / delta^2) / 2 sqrt(M / eps))`` of Royer, O'Neill and
+    Wright (2020, lemma 10) but for rounding.
 
     Args:
         n: Size of the operator.
@@ -146,7 +150,9 @@ def lanczos_product_bound(n: int, epsilon: float, delta: float) -> int:
         50
     """
     if n < 1 or not (0 < epsilon <= 1 and 0 < delta < 1):
-        raise ConfigError(f"n must be >= 1, epsilon in (0, 1] and delta in (0, 1), got {n=}, {epsilon=}, {delta=}.")
+        raise ConfigError(
+            f"n must be >= 1, epsilon in (0, 1] and delta in (0, 1), got {n=}, {epsilon=}, {delta=}."
+        )
     return min(n, math.ceil(0.5 + math.log(1.648 * math.sqrt(n) / delta) / (2.0 * math.sqrt(epsilon))))
 
 
@@ -157,7 +163,8 @@ class _Watch:
         self, n: int, tol: float, rtol: float, delta: float, threshold: float | None, rounding: float
     ) -> None:
         self.n, self.tol, self.rtol, self.threshold, self.rounding = n, tol, rtol, threshold, rounding
-        # P(|component| < t) <= t sqrt(2 (n - 1) / pi) for n >= 3, and <= t for n = 2: the density is largest at zero.
+        # P(|component| < t) is at most t sqrt(2 (n - 1) / pi) for n >= 3, where the density is largest at
+        # zero, and at most t for n = 2.
         self.log_component = min(0.0, math.log(delta) + 0.5 * math.log(math.pi / (2.0 * n)))
         self.next = 1
         self.value = self.largest = math.nan
@@ -175,12 +182,18 @@ class _Watch:
 
     def judge(self, alphas: np.ndarray, betas: np.ndarray) -> bool:
         """Updates value, bounds and verdict from T; returns whether there is a verdict."""
-        values = eigvalsh_tridiagonal(alphas, betas[:-1])
+        values = eigvalsh_tridiagonal(alphas, betas[:-1], check_finite=False)
         self.value, self.largest = float(values[0]), float(values[-1])
         slack = self.rounding * max(abs(self.value), abs(self.largest))
-        gap = 0.0 if alphas.size == self.n else _possible_gap(values, np.maximum(betas, slack), self.log_component)
+        gap = (
+            0.0
+            if alphas.size == self.n
+            else _possible_gap(values, np.maximum(betas, slack), self.log_component)
+        )
         self.lower_bound = self.value - gap - slack
-        self.converged = self.value - self.lower_bound <= max(self.tol, self.rtol * (self.largest - self.value))
+        self.converged = self.value - self.lower_bound <= max(
+            self.tol, self.rtol * (self.largest - self.value)
+        )
         self.verdict = None
         if self.threshold is not None and self.value < self.threshold - slack:
             self.verdict = KrylovStatus.BELOW_THRESHOLD
@@ -194,8 +207,8 @@ class _Watch:
 def _possible_gap(values: np.ndarray, betas: np.ndarray, log_component: float) -> float:
     """Returns how far below the smallest Ritz value an eigenvalue may hide.
 
-    Solves ``log |p_m(theta_1 - s)| = -log_component`` for s > 0, where p_m is the m-th orthonormal Lanczos polynomial,
-    ``|p_m(lam)| = prod |theta_i - lam| / prod beta_i``.
+    Solves ``log |p_m(theta_1 - s)| = -log_component`` for s > 0, where p_m is the m-th orthonormal Lanczos
+    polynomial, ``|p_m(lam)| = prod |theta_i - lam| / prod beta_i``.
 
     Args:
         values: Ritz values, ascending, shape (m,).
@@ -209,7 +222,7 @@ def _possible_gap(values: np.ndarray, betas: np.ndarray, log_component: float) -
         return 0.0
     goal = float(np.log(betas).sum()) - log_component
     gaps = values - values[0]
-    # In u = log s the left side is convex with slope in [1, m]: Newton from an upper bound falls monotonically.
+    # In u = log s the left side is convex with slope in [1, m]: Newton falls monotonically from above.
     u = goal / values.size
     floor = np.log(gaps[1:]).sum() if gaps.size > 1 and gaps[1] > 0 else -math.inf
     u = min(u, goal - floor)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hybridopt.core import ConfigError
+from hybridopt.core import ConfigError, NonFiniteError
 from hybridopt.linalg.lanczos import lanczos
+from hybridopt.linalg.result import KrylovStatus
 
 if TYPE_CHECKING:
     from hybridopt.linalg.operator import SymmetricOperator
@@ -112,12 +113,15 @@ def spectral_density(
 
     Raises:
         ConfigError: If `probes` or `steps` is not positive.
+        NonFiniteError: If a product is not finite.
     """
     _positive(probes)
     _positive(steps)
     nodes, weights = [], []
     for probe in rademacher(operator, probes, generator).T:
         result = lanczos(operator, probe.contiguous(), min(steps, operator.n))
+        if result.status == KrylovStatus.NON_FINITE:
+            raise NonFiniteError("The operator's products are not finite, so it has no spectral density.")
         tridiagonal = torch.diag(result.alphas)
         off = result.betas[: len(result.alphas) - 1]
         tridiagonal += torch.diag(off, 1) + torch.diag(off, -1)

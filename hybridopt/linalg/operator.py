@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybridopt.core import CombinationError, ConfigError
+from hybridopt.core import CombinationError, ConfigError, NonFiniteError
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -187,7 +187,9 @@ class SymmetricOperator:
 
         Raises:
             ConfigError: If `which` is unknown or k is out of range.
+            NonFiniteError: If a product is not finite.
         """
+        import numpy as np
         import scipy.sparse.linalg
 
         if which not in ("LM", "SM", "LA", "SA", "BE"):
@@ -196,13 +198,29 @@ class SymmetricOperator:
             raise ConfigError(f"k must be between 1 and the dimension {self.n}, not {k}.")
         if k >= self.n - 1:
             # ARPACK needs room for its Krylov space; so few dimensions are cheaper solved densely.
-            values, vectors = torch.linalg.eigh(self.dense().double())
+            dense = self.dense().double()
+            if not dense.isfinite().all():
+                raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.")
+            values, vectors = torch.linalg.eigh(dense)
             chosen = _choose(values, k, which)
             return values[chosen].to(self.dtype), vectors[:, chosen].to(self.dtype)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         start = torch.randn(self.n, generator=generator, dtype=torch.float64).numpy()
         tol = tol or (0.0 if self.dtype == torch.float64 else 1e-5)
-        values, vectors = scipy.sparse.linalg.eigsh(self.to_scipy(), k=k, which=which, tol=tol, v0=start)
+        if k == 1 and which == "BE":
+            which = "LA"  # where the odd one is taken; ARPACK refuses this pair
+        try:
+            values, vectors = scipy.sparse.linalg.eigsh(self.to_scipy(), k=k, which=which, tol=tol, v0=start)
+        except scipy.sparse.linalg.ArpackNoConvergence:
+            raise
+        except scipy.sparse.linalg.ArpackError:
+            # It also gives up on the zero operator, to which every vector is an eigenvector.
+            product = self.to_scipy() @ start
+            if not np.isfinite(product).all():
+                raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.") from None
+            if product.any():
+                raise
+            values, vectors = np.zeros(k), np.eye(self.n, k)
         order = values.argsort()
         return (
             torch.from_numpy(values[order]).to(self.device, self.dtype),
@@ -249,11 +267,18 @@ class Identity(SymmetricOperator):
     def _matvec(self, vector: Tensor) -> Tensor:
         return vector.clone()
 
+    def __matmul__(self, other: Any) -> Any:
+        """Returns a copy of the vector, matrix or list of tensors.
+
+        Args:
+            other: What to multiply with.
+        """
+        if isinstance(other, list | tuple):
+            return [tensor.clone() for tensor in other]
+        return super().__matmul__(other)
+
     def _checked(self, vector: Tensor) -> Tensor:
         return super()._checked(vector) if self.n else vector
-
-    def _unpack(self, vector: Tensor) -> list[Tensor]:
-        return [vector]
 
 
 class Dense(SymmetricOperator):
@@ -306,7 +331,9 @@ class Sum(SymmetricOperator):
                     f"Only operators of one size, dtype and device can be added: {head!r} and {operator!r} differ."
                 )
         super().__init__(head.n, dtype=head.dtype, device=head.device)
-        self._head = head
+        # Whichever knows the parameters' shapes serves products with lists of tensors.
+        shaped = [part for part in sized if type(part)._unpack is not SymmetricOperator._unpack]
+        self._head = shaped[0] if shaped else head
         self.positive_semidefinite = all(factor >= 0 and part.positive_semidefinite for factor, part in flat)
 
     def _matvec(self, vector: Tensor) -> Tensor:

@@ -16,12 +16,15 @@ class KrylovStatus(StrEnum):
         PROGRESS: Martens' relative-progress rule fired: further iterations hardly lower the quadratic.
         MAX_ITER: The iterations or products that were allowed are used up.
         NEGATIVE_CURVATURE: A direction p with p'Ap <= 0 (up to the curvature tolerance) was met.
-        BOUNDARY: The minimiser along the last direction lies outside the trust region; the step ends on the boundary.
+        BOUNDARY: The minimiser along the last direction lies outside the trust region; the step ends on the
+            boundary.
         INVARIANT: The Krylov space is invariant under the operator: its Ritz pairs are eigenpairs.
         STOPPED: The caller's callback ended the run.
-        BELOW_THRESHOLD: A Ritz value lies below the threshold that was asked about, hence an eigenvalue does too.
+        BELOW_THRESHOLD: A Ritz value lies below the threshold that was asked about, hence an eigenvalue does
+            too.
         ABOVE_THRESHOLD: All eigenvalues lie above the threshold with the probability that was asked for.
-        ZERO_RHS: The right-hand side (or start vector) is zero: the solution is zero, nothing was divided by it.
+        ZERO_RHS: The right-hand side (or start vector) is zero: the solution is zero, nothing was divided by
+            it.
         INDEFINITE_PRECONDITIONER: r'M^{-1}r <= 0 for a residual r that is not zero.
         NON_FINITE: A product was NaN or infinite; the solution is the last finite iterate.
     """
@@ -47,9 +50,9 @@ class KrylovResult:
     Attributes:
         solution: The iterate, shape (n,), always finite.
         status: How the solve ended, a `KrylovStatus`.
-        model_decrease: ``b'x - x'Ax/2``, by how much the quadratic model is lower at `solution` than at zero. Summed
-            from positive terms, so it is accurate without a further product. Never negative unless a warm start that
-            is worse than zero was left early.
+        model_decrease: ``b'x - x'Ax/2``, by how much the quadratic model is lower at `solution` than at zero.
+            Summed from positive terms, so it is accurate without a further product. Never negative unless a
+            warm start that is worse than zero was left early.
         residual: ``||b - A x||`` at `solution`, from the recurrence.
         products: Products with A used, the one of a warm start included.
         iterations: Iterations that moved the solution.
@@ -57,7 +60,8 @@ class KrylovResult:
         curvature: ``p'Ap / p'p`` of that direction; else None.
         norm: Norm of `solution` in the metric of the trust region (Steihaug only); else None.
         at_boundary: Whether `solution` lies on the boundary of the trust region.
-        iterates: Kept iterates as ``(iteration, x, model_decrease)``, only if asked for; the last one is `solution`.
+        iterates: Kept iterates as ``(iteration, x, model_decrease)``, only if asked for; the last one is
+            `solution`.
     """
 
     solution: Tensor

@@ -26,13 +26,14 @@ def steihaug(
 ) -> KrylovResult:
     """Minimises ``g's + s'As/2`` over ``||s|| <= radius``, approximately.
 
-    Conjugate gradients that stop on the boundary as soon as an iterate would leave the region or a direction p of
-    non-positive curvature is met (Steihaug 1983; Toint 1981; Conn, Gould and Toint 2000, algorithm 7.5.1). In the
-    second case both ends of the line through the iterate are compared and the lower one is taken. Norms of the
-    iterates and the model decrease come from recurrences: no product and no inner product is spent on them.
+    Conjugate gradients that stop on the boundary as soon as an iterate would leave the region or a direction
+    p of non-positive curvature is met (Steihaug 1983; Toint 1981; Conn, Gould and Toint 2000, algorithm
+    7.5.1). In the second case both ends of the line through the iterate are compared and the lower one is
+    taken. Norms of the iterates and the model decrease come from recurrences: no product and no inner product
+    is spent on them.
 
-    The method sees only the Krylov space of g: negative curvature orthogonal to it is missed, and with g = 0 it
-    returns ``zero_rhs``.
+    The method sees only the Krylov space of g: negative curvature orthogonal to it is missed, and with g = 0
+    it returns ``zero_rhs``.
 
     Args:
         A: Symmetric operator of shape (n, n): anything with ``A @ v`` for v of shape (n,).
@@ -46,7 +47,8 @@ def steihaug(
 
     Returns:
         The result: `solution` is s, `model_decrease` is ``-(g's + s'As/2)``, `norm` is ``sqrt(s'Ms)``, and
-        `at_boundary` says whether the step ended on the boundary. On ``negative_curvature`` the direction is p.
+        `at_boundary` says whether the step ended on the boundary. On ``negative_curvature`` the direction is
+        p.
 
     Raises:
         ConfigError: An option is out of its range, or g is not flat float32 or float64.
@@ -93,7 +95,8 @@ def steihaug(
         z = r if preconditioner is None else preconditioner(r)
         rr_new = scalars.dot(r, r)
         rz_new = rr_new if z is r else scalars.dot(r, z)
-        pq, rr_new, rz_new, step = scalars.read(pq, rr_new, rz_new, alpha)  # the only host read of the iteration
+        # The only host read of the iteration:
+        pq, rr_new, rz_new, step = scalars.read(pq, rr_new, rz_new, alpha)
         result.products = i
 
         if not (math.isfinite(pq) and math.isfinite(rr_new) and math.isfinite(rz_new)):
@@ -136,9 +139,11 @@ def _crossings(ss: float, sp: float, pp: float, radius: float) -> tuple[float, f
 
     Returns:
         The positive root, the negative root, and sp / pp, with which the ends compare: the model along p is
-        -t rz + t^2 pq / 2, and the two roots sum to -2 sp / pp, so the backward end is lower when -(sp / pp) pq > rz.
+        -t rz + t^2 pq / 2, and the two roots sum to -2 sp / pp, so the backward end is lower when -(sp / pp)
+        pq > rz.
     """
     room = max(radius * radius - ss, 0.0)
     root = math.sqrt(sp * sp + pp * room)
-    forward = room / (abs(sp) + root) if sp >= 0 else (root - sp) / pp  # the form without cancellation
+    # Of the two forms of the positive root the one without cancellation; sp + root = 0 only without room.
+    forward = (root - sp) / pp if sp <= 0 else room / (sp + root)
     return forward, -(root + sp) / pp, sp / pp

@@ -9,7 +9,6 @@ import torch
 
 from hybridopt.core.errors import ConfigError
 from hybridopt.linalg import arithmetic, cg, steihaug
-from tests.linalg.cases import CountingOperator, spd, symmetric
 
 
 def decrease(A, g, s):
@@ -17,7 +16,7 @@ def decrease(A, g, s):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_inside_the_region_it_is_the_newton_step(seed):
+def test_inside_the_region_it_is_the_newton_step(seed, spd):
     A, g = spd(30, seed)
     newton = -torch.linalg.solve(A, g)
     result = steihaug(A, g, 2 * newton.norm().item(), rtol=1e-12)
@@ -29,10 +28,10 @@ def test_inside_the_region_it_is_the_newton_step(seed):
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("seed", range(3))
-def test_boundary_step_lies_on_the_boundary(seed, fraction):
+def test_boundary_step_lies_on_the_boundary(seed, fraction, counting_operator, spd):
     A, g = spd(30, seed)
     radius = fraction * torch.linalg.solve(A, g).norm().item()
-    operator = CountingOperator(A)
+    operator = counting_operator(A)
     result = steihaug(operator, g, radius)
     assert (result.status, result.at_boundary) == ("boundary", True)
     assert result.solution.norm().item() == pytest.approx(radius, rel=1e-10)
@@ -43,7 +42,7 @@ def test_boundary_step_lies_on_the_boundary(seed, fraction):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_at_least_half_of_the_optimal_decrease_when_convex(seed):
+def test_at_least_half_of_the_optimal_decrease_when_convex(seed, spd):
     # Yuan (2000): truncated CG attains at least half of the optimal decrease of a convex model.
     A, g = spd(20, seed)
     radius = 0.3 * torch.linalg.solve(A, g).norm().item()
@@ -60,7 +59,7 @@ def test_at_least_half_of_the_optimal_decrease_when_convex(seed):
 
 @pytest.mark.parametrize("radius", [1e-3, 1.0, 50.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_negative_curvature_goes_to_the_boundary(seed, radius):
+def test_negative_curvature_goes_to_the_boundary(seed, radius, symmetric):
     A, g = symmetric(30, seed, low=-5.0)
     result = steihaug(A, g, radius, rtol=1e-12)
     assert result.at_boundary
@@ -77,16 +76,14 @@ def test_negative_curvature_goes_to_the_boundary(seed, radius):
 
 
 def test_the_lower_end_of_the_line_is_taken():
-    # p has a large component along s, so the far end of the line lies backward across the region, where the negative
-    # curvature has had more room: there the model is lower.
+    # p has a large component along s, so the far end of the line lies backward across the region, where the
+    # negative curvature has had more room: there the model is lower.
     A = torch.diag(torch.tensor([1.0, -20.0], dtype=torch.float64))
     g = torch.tensor([-1.0, -0.05], dtype=torch.float64)
     result = steihaug(A, g, 1.5)
     assert result.status == "negative_curvature"
     p = result.curvature_direction
     inner = cg(A, -g).solution
-    t = torch.roots if False else None
-    assert t is None
     c = (inner @ inner - 1.5**2).item()
     b, a = (inner @ p).item(), (p @ p).item()
     ends = [(-b + sign * math.sqrt(b * b - a * c)) / a for sign in (1, -1)]
@@ -100,20 +97,23 @@ def test_negative_curvature_orthogonal_to_the_gradient_is_missed():
     assert result.status == "converged"
 
 
-def test_zero_gradient_is_a_status():
-    A = CountingOperator(symmetric(5, 0)[0])
+def test_zero_gradient_is_a_status(counting_operator, symmetric):
+    A = counting_operator(symmetric(5, 0)[0])
     result = steihaug(A, torch.zeros(5), 1.0)
     assert (result.status, A.products, result.model_decrease, result.norm) == ("zero_rhs", 0, 0.0, 0.0)
     assert not result.solution.any()
 
 
 @pytest.mark.parametrize("radius", [0.05, 0.5, 100.0])
-@pytest.mark.parametrize("make", [spd, symmetric])
-def test_preconditioned_equals_the_transformed_problem(make, radius):
+@pytest.mark.parametrize("kind", ["spd", "symmetric"])
+def test_preconditioned_equals_the_transformed_problem(kind, radius, request, spd):
+    make = request.getfixturevalue(kind)
     A, g = make(20, 1)
     L = torch.linalg.cholesky(spd(20, 9)[0])
     L_inverse = torch.linalg.inv(L)
-    ours = steihaug(A, g, radius, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], max_iter=8)
+    ours = steihaug(
+        A, g, radius, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], max_iter=8
+    )
     plain = steihaug(L_inverse @ A @ L_inverse.T, L_inverse @ g, radius, max_iter=8)
     assert (ours.status, ours.iterations) == (plain.status, plain.iterations)
     torch.testing.assert_close(ours.solution, L_inverse.T @ plain.solution, rtol=1e-7, atol=1e-9)
@@ -122,7 +122,7 @@ def test_preconditioned_equals_the_transformed_problem(make, radius):
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e6, 1e10])
-def test_norm_recurrence_holds_where_orthogonality_is_lost(condition):
+def test_norm_recurrence_holds_where_orthogonality_is_lost(condition, spd):
     A, g = spd(60, 2, condition=condition)
     radius = 0.9 * torch.linalg.solve(A, g).norm().item()
     result = steihaug(A, g, radius, rtol=1e-12, max_iter=600)
@@ -131,7 +131,7 @@ def test_norm_recurrence_holds_where_orthogonality_is_lost(condition):
     assert result.model_decrease == pytest.approx(decrease(A, g, result.solution), rel=1e-6)
 
 
-def test_norms_never_shrink_and_decrease_never_falls_with_more_iterations():
+def test_norms_never_shrink_and_decrease_never_falls_with_more_iterations(symmetric):
     A, g = symmetric(30, 3, low=0.05)
     results = [steihaug(A, g, 5.0, rtol=0.0, max_iter=k) for k in range(1, 20)]
     norms = [result.norm for result in results]
@@ -141,34 +141,55 @@ def test_norms_never_shrink_and_decrease_never_falls_with_more_iterations():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_product_leaves_the_last_finite_step(bad):
+def test_non_finite_product_leaves_the_last_finite_step(bad, counting_operator, spd):
     A, g = spd(20, 4)
-    result = steihaug(CountingOperator(A, {3: bad}), g, 1e3)
-    assert (result.status, result.products, result.iterations, result.at_boundary) == ("non_finite", 3, 2, False)
+    result = steihaug(counting_operator(A, {3: bad}), g, 1e3)
+    assert (result.status, result.products, result.iterations, result.at_boundary) == (
+        "non_finite",
+        3,
+        2,
+        False,
+    )
     expected = steihaug(A, g, 1e3, rtol=0.0, max_iter=2)
     torch.testing.assert_close(result.solution, expected.solution)
     assert result.model_decrease == expected.model_decrease
     assert steihaug(A, g * math.nan, 1.0).status == "non_finite"
 
 
-def test_indefinite_preconditioner_is_a_status():
+def test_non_finite_preconditioner_takes_the_step_back(spd):
+    A, g = spd(20, 4)
+    calls = []
+
+    def preconditioner(r):
+        calls.append(1)
+        return r * (math.nan if len(calls) == 4 else 1.0)
+
+    result = steihaug(A, g, 1e3, preconditioner=preconditioner)
+    expected = steihaug(A, g, 1e3, rtol=0.0, max_iter=2)
+    assert (result.status, result.iterations) == ("non_finite", 2)
+    torch.testing.assert_close(result.solution, expected.solution)
+    assert result.norm == pytest.approx(expected.norm)
+
+
+def test_indefinite_preconditioner_is_a_status(spd):
     A, g = spd(5, 0)
     assert steihaug(A, g, 1.0, preconditioner=lambda r: -r).status == "indefinite_preconditioner"
 
 
-@pytest.mark.parametrize("make", [spd, symmetric])
+@pytest.mark.parametrize("kind", ["spd", "symmetric"])
 @pytest.mark.parametrize("radius", [0.1, 100.0])
-def test_device_scalars_take_the_same_path_as_host_scalars(monkeypatch, make, radius):
+def test_device_scalars_take_the_same_path_as_host_scalars(monkeypatch, kind, radius, request):
+    make = request.getfixturevalue(kind)
     A, g = make(30, 0)
     host = steihaug(A, g, radius, max_iter=10)
     monkeypatch.setattr(arithmetic, "HostScalars", arithmetic.DeviceScalars)
     device = steihaug(A, g, radius, max_iter=10)
     assert (host.status, host.iterations) == (device.status, device.iterations)
-    torch.testing.assert_close(host.solution, device.solution, rtol=1e-10, atol=1e-12)
-    assert host.model_decrease == pytest.approx(device.model_decrease, rel=1e-10)
+    torch.testing.assert_close(host.solution, device.solution, rtol=1e-6, atol=1e-6)
+    assert host.model_decrease == pytest.approx(device.model_decrease, rel=1e-6)
 
 
-def test_float32():
+def test_float32(spd):
     A, g = spd(100, 6)
     for radius in (0.1, 1e3):
         result = steihaug(A.float(), g.float(), radius)
@@ -177,7 +198,7 @@ def test_float32():
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
-def test_bad_radius_is_refused(radius):
+def test_bad_radius_is_refused(radius, spd):
     A, g = spd(5, 0)
     with pytest.raises(ConfigError, match="radius"):
         steihaug(A, g, radius)

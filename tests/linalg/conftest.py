@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 
@@ -11,7 +12,7 @@ def _random(n, seed):
     return basis, torch.randn(n, dtype=torch.float64, generator=generator)
 
 
-def spd(n, seed, condition=100.0):
+def _spd(n, seed, condition=100.0):
     """A positive definite matrix with a geometric spectrum in [1, condition], and a right-hand side."""
     basis, b = _random(n, seed)
     spectrum = torch.logspace(0, torch.log10(torch.tensor(condition)).item(), n, dtype=torch.float64)
@@ -19,14 +20,14 @@ def spd(n, seed, condition=100.0):
     return 0.5 * (A + A.T), b
 
 
-def symmetric(n, seed, low=-1.0, high=10.0):
+def _symmetric(n, seed, low=-1.0, high=10.0):
     """An indefinite matrix with an even spectrum in [low, high], and a right-hand side."""
     basis, b = _random(n, seed)
     A = basis @ torch.diag(torch.linspace(low, high, n, dtype=torch.float64)) @ basis.T
     return 0.5 * (A + A.T), b
 
 
-class CountingOperator:
+class _CountingOperator:
     """A matrix that counts its products and can answer one of them with a non-finite number."""
 
     def __init__(self, matrix, poison=None):
@@ -38,3 +39,21 @@ class CountingOperator:
         if self.products in self.poison:
             result[0] = self.poison[self.products]
         return result
+
+
+@pytest.fixture
+def spd():
+    """See `_spd`."""
+    return _spd
+
+
+@pytest.fixture
+def symmetric():
+    """See `_symmetric`."""
+    return _symmetric
+
+
+@pytest.fixture
+def counting_operator():
+    """See `_CountingOperator`."""
+    return _CountingOperator

@@ -1,0 +1,60 @@
+"""Perturbation by uniform noise in a ball (Jin et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from hybridopt.core import option
+from hybridopt.escape.base import Escape, EscapeConfig, Proposal
+from hybridopt.objective import Objective
+
+if TYPE_CHECKING:
+    from hybridopt.optimizers.base import Stepping
+
+
+@dataclass
+class PerturbationConfig(EscapeConfig):
+    """Options of `Perturbation`.
+
+    Attributes:
+        radius: Of the ball at the first try.
+        growth: Factor on the radius from one try to the next.
+    """
+
+    radius: float = option(1e-2, gt=0, search=("log", 1e-4, 1.0), help="radius of the ball at the first try")
+    growth: float = option(3.0, ge=1, help="factor on the radius from one try to the next")
+
+
+class Perturbation(Escape):
+    """Jumps to a uniformly random point of a ball around the stall.
+
+    Jin, Ge, Netrapalli, Kakade and Jordan 2017, "How to Escape Saddle Points Efficiently", Algorithm 2. Their noise
+    is added to gradient descent with constants from the function's smoothness; here it is a transaction around any
+    optimizer, with a fixed radius that grows when a try fails. Costs no curvature products.
+
+    Args:
+        config: An instance of `Config`, instead of `options`.
+        **options: Fields of `Config`.
+    """
+
+    Config = PerturbationConfig
+    summary = "uniform noise in a ball (Jin et al. 2017)"
+
+    def propose(self, optimizer: Stepping, objective: Objective, attempt: int, random: torch.Generator) -> Proposal:
+        """Returns a uniformly random point of a ball.
+
+        Args:
+            optimizer: The optimizer at the stall.
+            objective: Bound to its parameters.
+            attempt: 0 for the first try at this stall.
+            random: The escape's own generator.
+        """
+        radius = self.config.radius * self.config.growth**attempt
+        space = objective.space
+        direction = torch.randn(space.n, generator=random, dtype=torch.float64)
+        share = torch.rand((), generator=random, dtype=torch.float64) ** (1 / space.n)
+        jump = direction * (radius * share / torch.linalg.vector_norm(direction))
+        return Proposal(jump.to(space.device, space.dtype), radius=radius)

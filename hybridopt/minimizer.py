@@ -1,0 +1,296 @@
+"""The SciPy-style front door: a function, a starting point, and an honest answer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridopt.certificate import Certificate, certify
+from hybridopt.core import ConfigError
+from hybridopt.escape.base import default_gtol
+from hybridopt.factory import create
+from hybridopt.globalization import noise_floor
+from hybridopt.objective import Objective
+
+_STALL_STEPS = 10
+"""So many steps without progress beyond the noise floor end a run."""
+
+
+@dataclass
+class Result:
+    """The answer of `minimize`; its fields can be read as attributes or as keys, as SciPy's can.
+
+    Attributes:
+        x: The point, in the structure of the starting point.
+        fun: The value there.
+        grad_norm: Largest absolute entry of the gradient there.
+        min_eigenvalue: Estimate of the Hessian's smallest eigenvalue there, or None when not certified.
+        certificate: What that estimate is worth, or None.
+        status: ``converged``; ``saddle_point`` (stationary, with a direction of negative curvature);
+            ``uncertified`` (stationary, but the second-order test was off or could not decide); ``stalled``;
+            ``budget_exhausted``; or ``diverged``.
+        message: The status in a sentence.
+        n_iter: Steps done.
+        cost: ``forward``, ``gradient``, ``hvp``, ``ggnvp`` (calls), ``samples``, ``gradient_equivalents``,
+            ``seconds``.
+        history: One dict a step: ``step``, ``fun``, ``grad_norm``, ``gradient_equivalents``, and ``events``.
+    """
+
+    x: Any
+    fun: float
+    grad_norm: float
+    min_eigenvalue: float | None
+    certificate: Certificate | None
+    status: str
+    message: str
+    n_iter: int
+    cost: dict[str, float]
+    history: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether the run converged: to a stationary point where no negative curvature was found."""
+        return self.status == "converged"
+
+    def keys(self) -> list[str]:
+        """Returns the names of the fields."""
+        return [*self.__dataclass_fields__, "success"]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+
+def minimize(
+    fun: Callable[[Any], Tensor],
+    x0: Any,
+    method: str = "trust_newton_cg",
+    *,
+    escape: Any = None,
+    gtol: float | None = None,
+    max_iter: int = 1000,
+    max_cost: float | None = None,
+    certify: bool = True,
+    options: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Minimizes a function of tensors.
+
+    Args:
+        fun: Takes what `x0` is, a tensor, or a list or dict of tensors, and returns a scalar tensor made by torch.
+        x0: Starting point; copied. Its dtype is the one that is computed in: pass float64 for accuracy.
+        method: Any optimizer that `create` knows, ``scipy:trust-krylov`` and the like included.
+        escape: What to do at a saddle: None, ``"perturbation"``, ``"negative_curvature"``, a mapping with ``name``
+            and options, or an `Escape`.
+        gtol: Stops when the largest gradient entry is at most this; default 1e-8 in float64, 1e-4 in float32.
+        max_iter: Most steps.
+        max_cost: Most gradient-equivalents (one is one gradient of `fun`).
+        certify: Whether to test a stationary point for negative curvature, with Hessian products.
+        options: Options of the method.
+        callback: Called after each step with that step's history entry; a true return value ends the run.
+        seed: Of everything that is random here: the certificate, and an escape given by name.
+
+    Returns:
+        The result. ``result.success`` is True only for status ``converged``: a stationary point at which the
+        Hessian's smallest eigenvalue was looked for and is not below ``-sqrt(gtol)``. The word minimum is not used:
+        degenerate points (``result.certificate.degenerate``) may still not be one.
+
+    Raises:
+        ConfigError: If an argument is out of range or of the wrong kind.
+        ObjectiveError: If the function does not return a scalar tensor with a graph.
+
+    Example:
+        >>> import torch
+        >>> saddle = lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 2
+        >>> start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        >>> minimize(saddle, start).status
+        'saddle_point'
+        >>> result = minimize(saddle, start, escape="negative_curvature")
+        >>> result.success, round(result.fun, 6)
+        (True, -0.5)
+    """
+    if gtol is not None and not gtol > 0:
+        raise ConfigError(f"gtol must be > 0, not {gtol}; leave it out for 1e-8 in float64 and 1e-4 in float32.")
+    if max_iter < 1 or (max_cost is not None and not max_cost > 0):
+        raise ConfigError(f"max_iter must be at least 1 and max_cost > 0, got {max_iter} and {max_cost}.")
+    if isinstance(escape, str) and escape != "none":
+        escape = {"name": escape, "seed": seed}
+    run = _Run(fun, x0, gtol, max_iter, max_cost, callback, seed)
+    if method.startswith("scipy:"):
+        run.scipy(method.removeprefix("scipy:"), escape, options or {})
+    else:
+        run.steps(method, escape, options or {})
+    return run.result(certify)
+
+
+class _Run:
+    """One minimization: the objective, the clock, and how it ended."""
+
+    def __init__(
+        self,
+        fun: Callable[[Any], Tensor],
+        x0: Any,
+        gtol: float | None,
+        max_iter: int,
+        max_cost: float | None,
+        callback: Callable[[dict[str, Any]], Any] | None,
+        seed: int,
+    ) -> None:
+        self.objective = Objective.from_function(fun, x0)
+        self.gtol = default_gtol(self.objective.space.dtype) if gtol is None else gtol
+        self.max_iter, self.max_cost, self.callback, self.seed = max_iter, max_cost, callback, seed
+        self.history: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+        self.status = "budget_exhausted"
+        self.reason = ""
+        self.iterations = 0
+
+    @property
+    def cost(self) -> float:
+        return self.objective.ledger.gradient_equivalents(1)
+
+    def record(self, value: float, gradient: float, **more: Any) -> bool:
+        """Adds a step to the history; returns whether the callback asked to stop."""
+        entry = {
+            "step": self.iterations,
+            "fun": value,
+            "grad_norm": gradient,
+            "gradient_equivalents": self.cost,
+            "seconds": time.perf_counter() - self.started,
+            **more,
+        }
+        self.history.append(entry)
+        return self.callback is not None and bool(self.callback(entry))
+
+    def steps(self, method: str, escape: Any, options: Mapping[str, Any]) -> None:
+        objective = self.objective
+        optimizer = create(method, objective.model.parameters(), escape=escape, **options)
+        best = math.inf
+        without = 0
+        for self.iterations in range(1, self.max_iter + 1):
+            loss = optimizer.step(objective)
+            value = float(loss)
+            gradient = _largest(optimizer._grads())
+            report = optimizer.report
+            if self.record(value, gradient, events=list(report.events)):
+                self.status, self.reason = "budget_exhausted", "the callback ended the run"
+                return
+            if not math.isfinite(value):
+                self.status, self.reason = "diverged", f"the function is {value}"
+                return
+            busy = optimizer.escape is not None and optimizer.escape.busy(optimizer)
+            if gradient <= self.gtol and not busy:
+                # That was the gradient before the step; the one where the step ended decides.
+                if self._stationary():
+                    return
+            floor = noise_floor(value, objective.eps)
+            without = 0 if value < best - floor or busy or report.events else without + 1
+            best = min(best, value)
+            if without >= _STALL_STEPS and (getattr(optimizer, "batch", "") == "full" or without >= 200):
+                self.status = "stalled"
+                self.reason = f"{without} steps without progress beyond the rounding of the function's value"
+                return
+            if self.max_cost is not None and self.cost >= self.max_cost:
+                self.reason = f"{self.cost:.4g} of {self.max_cost:.4g} gradient-equivalents used"
+                return
+        self.reason = f"{self.max_iter} steps done"
+
+    def _stationary(self) -> bool:
+        _, gradient = self.objective.value_and_grad()
+        if float(gradient.abs().max()) > self.gtol:
+            return False
+        self.status = "converged"
+        return True
+
+    def scipy(self, method: str, escape: Any, options: Mapping[str, Any]) -> None:
+        from hybridopt.optimizers.scipy_adapter import run_scipy
+
+        if escape not in (None, "none"):
+            raise ConfigError("SciPy's methods run on their own and cannot be given an escape; use one of hybridopt's.")
+
+        def callback(x: Tensor, value: float, gradient: float) -> bool:
+            self.iterations += 1
+            if self.record(value, gradient, events=[]):
+                self.reason = "the callback ended the run"
+                return True
+            if self.max_cost is not None and self.cost >= self.max_cost:
+                self.reason = f"{self.cost:.4g} of {self.max_cost:.4g} gradient-equivalents used"
+                return True
+            return False
+
+        outcome = run_scipy(self.objective, method, dict(options), self.gtol, self.max_iter, callback)
+        self.objective.commit(outcome.x)
+        if not math.isfinite(outcome.value):
+            self.status, self.reason = "diverged", outcome.message
+        elif not self.reason and not self._stationary():
+            exhausted = self.iterations >= self.max_iter
+            self.status = "budget_exhausted" if exhausted else "stalled"
+            self.reason = f"SciPy: {outcome.message}"
+
+    def result(self, with_certificate: bool) -> Result:
+        objective = self.objective
+        value, gradient = objective.value_and_grad()
+        largest = float(gradient.abs().max())
+        certificate = None
+        if self.status != "diverged" and largest <= self.gtol:
+            # Wherever the run stopped, a stationary point is judged as one.
+            self.status = "converged"
+        if self.status in ("converged", "stalled") and with_certificate:
+            generator = torch.Generator().manual_seed(self.seed)
+            certificate = certify(objective, eps_H=math.sqrt(self.gtol), generator=generator)
+        if self.status == "converged":
+            verdict = certificate.verdict if certificate is not None else None
+            self.status = {"second_order_stationary": "converged", "saddle": "saddle_point"}.get(
+                verdict or "", "uncertified"
+            )
+        if self.status == "stalled" and "rounding" in self.reason:
+            self.reason += " (precision_limit)"
+        seconds = time.perf_counter() - self.started
+        ledger = objective.ledger
+        cost = {
+            **ledger.counts,
+            "samples": sum(ledger.samples.values()),
+            "gradient_equivalents": self.cost,
+            "seconds": seconds,
+        }
+        return Result(
+            x=objective.model.result(),  # type: ignore[operator]
+            fun=value,
+            grad_norm=largest,
+            min_eigenvalue=None if certificate is None else certificate.lambda_min_est,
+            certificate=certificate,
+            status=self.status,
+            message=self._message(largest, certificate),
+            n_iter=self.iterations,
+            cost=cost,
+            history=self.history,
+        )
+
+    def _message(self, gradient: float, certificate: Certificate | None) -> str:
+        why = f" ({certificate.reason})" if certificate is not None else ""
+        return {
+            "converged": f"Stationary: largest gradient entry {gradient:.3g} <= {self.gtol:.3g}{why}.",
+            "saddle_point": f"A saddle point: the gradient vanishes, but the curvature is negative{why}. Give escape="
+            "'negative_curvature' or 'perturbation' to leave it.",
+            "uncertified": "Stationary, but not known to be more: "
+            + (why.strip(" ()") if why else "the second-order test is off (certify=False)")
+            + ".",
+            "stalled": f"No further progress: {self.reason}; largest gradient entry {gradient:.3g}.",
+            "budget_exhausted": f"Stopped before convergence: {self.reason}; largest gradient entry {gradient:.3g}.",
+            "diverged": f"Diverged: {self.reason}.",
+        }[self.status]
+
+
+def _largest(gradients: list[Tensor]) -> float:
+    return float(torch.stack(torch._foreach_norm(gradients, math.inf)).max()) if gradients else 0.0

@@ -1,0 +1,514 @@
+"""The loss as a function of the parameters: the one way by which optimizers reach the problem."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from hybridopt.core import ObjectiveError
+from hybridopt.objective.function import FunctionModule
+from hybridopt.objective.guard import full_precision, twice_differentiable
+from hybridopt.objective.ledger import Ledger
+from hybridopt.objective.parameters import ParameterSpace, Slots
+from hybridopt.objective.point import Point, flatten_outputs, separate_outputs
+from hybridopt.objective.randomness import RandomState
+
+_TWICE = "backward through the graph a second time"
+
+
+class _Shared:
+    """What the objectives of one model have in common: everything but the batch."""
+
+    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor] | None, ledger: Ledger) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.ledger = ledger
+        self.modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
+        self.bindings: dict[tuple[int, ...], tuple[ParameterSpace, Slots]] = {}
+        # Random, so that a key saved in a checkpoint never meets another process's batch by chance.
+        self.token = uuid.uuid4().hex[:12]
+        self.batches = 0
+
+    def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
+        key = tuple(map(id, parameters))
+        if key not in self.bindings:
+            space = ParameterSpace(parameters)
+            self.bindings[key] = space, Slots(self.modules, space.parameters)
+        return self.bindings[key]
+
+
+class Objective:
+    """The loss of a model on one batch, as a function of the model's parameters.
+
+    Calling it gives the loss with its graph, through the model itself and nothing else. The methods below it serve
+    optimizers that evaluate more than once: they all see *one deterministic function*. The random state of the first
+    evaluation is replayed at every other, BatchNorm's running statistics go to copies, and nothing that they do is
+    seen from outside until `commit` and `adopt`.
+
+    Args:
+        model: The module, called as ``model(inputs)``; a tuple or list of inputs is passed as positional arguments,
+            a dict as keyword arguments.
+        loss_fn: ``loss_fn(outputs, targets)`` (``loss_fn(outputs)`` when `targets` is None), a scalar, usually a
+            mean over samples. None when the model itself returns the loss.
+        inputs: The batch.
+        targets: What the loss compares with.
+        samples: How many samples the batch counts for; default: the leading dimension of the first tensor found in
+            `targets`, then `inputs`, and 1 for a function.
+        ledger: Where costs are entered; a new one when None.
+        key: Names the batch: two objectives with the same key have the same data. An optimizer that ended its last
+            step with a gradient on the same key need not take it again. Default: unique per batch.
+
+    Raises:
+        ObjectiveError: If the model is no module or function, or the batch is empty.
+
+    Example:
+        >>> model = nn.Linear(3, 1)
+        >>> objective = Objective(model, nn.functional.mse_loss, torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective().shape
+        torch.Size([])
+        >>> value, gradient = objective.value_and_grad()
+        >>> gradient.shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[..., Tensor] | None = None,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        samples: int | None = None,
+        ledger: Ledger | None = None,
+        key: str | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ObjectiveError(
+                f"Objective needs a torch.nn.Module first, not {type(model).__name__}. For a plain function of "
+                "tensors use Objective.from_function(function, x0), or hybridopt.minimize(function, x0)."
+            )
+        if loss_fn is not None and not callable(loss_fn):
+            raise ObjectiveError(f"loss_fn must be a function of (outputs, targets), not {type(loss_fn).__name__}.")
+        self._shared = _Shared(model, loss_fn, Ledger() if ledger is None else ledger)
+        self._space: ParameterSpace | None = None
+        self._slots: Slots | None = None
+        self._decay: tuple[tuple[slice, float], ...] = ()
+        self._set_batch(inputs, targets, samples, key)
+
+    @classmethod
+    def from_function(cls, function: Callable[[Any], Tensor], x0: Any, *, ledger: Ledger | None = None) -> Objective:
+        """Returns the objective of a plain function; `objective.model` holds the parameters.
+
+        Args:
+            function: Takes one tensor, or a list or dict of tensors, and returns a scalar tensor.
+            x0: Starting point in that structure; copied.
+            ledger: Where costs are entered; a new one when None.
+
+        Raises:
+            ObjectiveError: If the start is not made of floating-point tensors.
+
+        Example:
+            >>> objective = Objective.from_function(lambda x: (x**2).sum(), torch.tensor([3.0, 4.0]))
+            >>> objective.value()
+            25.0
+        """
+        return cls(FunctionModule(function, x0), ledger=ledger)
+
+    # -- the batch -------------------------------------------------------------------------------------------------
+
+    def _set_batch(self, inputs: Any, targets: Any, samples: int | None, key: str | None) -> None:
+        self.inputs = inputs
+        self.targets = targets
+        self.samples = _count_samples(inputs, targets) if samples is None else int(samples)
+        if self.samples <= 0:
+            raise ObjectiveError("The batch is empty: it has no samples. Check the data and the batch size.")
+        if key is None:
+            self._shared.batches += 1
+            key = f"{self._shared.token}-{self._shared.batches}"
+        self.key: str = key
+        self.renew()
+
+    def with_batch(
+        self, inputs: Any, targets: Any = None, *, samples: int | None = None, key: str | None = None
+    ) -> Objective:
+        """Returns the objective of another batch with the same model, ledger and binding, in constant time.
+
+        Args:
+            inputs: The batch.
+            targets: What the loss compares with.
+            samples: As in the constructor.
+            key: As in the constructor; the same tensors again keep their key.
+
+        Raises:
+            ObjectiveError: If the batch is empty.
+        """
+        other = object.__new__(Objective)
+        other._shared = self._shared
+        other._space, other._slots, other._decay = self._space, self._slots, self._decay
+        if key is None and inputs is self.inputs and targets is self.targets:
+            key = self.key
+        other._set_batch(inputs, targets, samples, key)
+        return other
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose parameters are optimized."""
+        return self._shared.model
+
+    @property
+    def loss_fn(self) -> Callable[..., Tensor] | None:
+        """The loss function, or None when the model returns the loss."""
+        return self._shared.loss_fn
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where every evaluation is entered."""
+        return self._shared.ledger
+
+    # -- parameters ------------------------------------------------------------------------------------------------
+
+    def bind(self, param_groups: Iterable[Mapping[str, Any]], *, regularize: bool = False) -> Objective:
+        """Returns this objective as a function of the parameters of an optimizer, in the order of its groups.
+
+        All others are constants. The batch, the ledger and the random state are shared with this one.
+
+        Args:
+            param_groups: Groups with ``params``, as an optimizer holds them.
+            regularize: Whether each group's ``weight_decay`` w adds w/2 ||p||^2 to the function (and its gradient
+                and products), as a method with an acceptance test needs it.
+
+        Raises:
+            ObjectiveError: If no parameter requires a gradient, or one does not belong to the model.
+        """
+        groups = list(param_groups)
+        parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+        space, slots = self._shared.binding(parameters)
+        decay: list[tuple[slice, float]] = []
+        if regularize:
+            strength: dict[int, float] = {}
+            for group in groups:
+                for parameter in group["params"]:
+                    strength.setdefault(id(parameter), float(group.get("weight_decay", 0.0)))
+            start = 0
+            for parameter, size in zip(space.parameters, space.sizes, strict=True):
+                if strength[id(parameter)]:
+                    decay.append((slice(start, start + size), strength[id(parameter)]))
+                start += size
+        bound = object.__new__(Objective)
+        bound.__dict__.update(self.__dict__)
+        bound._space, bound._slots, bound._decay = space, slots, tuple(decay)
+        return bound
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters as one flat vector; by default all trainable ones of the model, in order.
+
+        Raises:
+            ObjectiveError: If no parameter requires a gradient.
+        """
+        if self._space is None:
+            parameters = [p for module in self._shared.modules for p in module.parameters() if p.requires_grad]
+            self._space, self._slots = self._shared.binding(parameters)
+        return self._space
+
+    @property
+    def slots(self) -> Slots:
+        """The places of those parameters in the model."""
+        if self._slots is None:
+            _ = self.space
+        assert self._slots is not None
+        return self._slots
+
+    @property
+    def eps(self) -> float:
+        """Rounding unit of the parameters' dtype, the scale of every noise floor."""
+        return torch.finfo(self.space.dtype).eps
+
+    def position(self) -> Tensor:
+        """Returns the parameters as a new flat vector, shape (n,)."""
+        return self.space.read()
+
+    def commit(self, x: Tensor) -> None:
+        """Moves the model to `x`, by one in-place copy. Curvature operators built before are stale from then on.
+
+        Args:
+            x: Shape (n,).
+        """
+        self.space.write(self.space.checked(x))
+        self._at_start = False
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def __call__(self) -> Tensor:
+        """Returns the loss on the batch with its graph: the model's own forward pass, with nothing around it.
+
+        Raises:
+            ObjectiveError: If the loss is not a scalar.
+        """
+        return self._forward()[0]
+
+    def value(self, x: Tensor | None = None) -> float:
+        """Returns the function's value; the model stays where it is.
+
+        Args:
+            x: Where to evaluate, shape (n,); the model's own parameters when None.
+        """
+        with self._evaluation(at_start=x is None and self._at_start), torch.no_grad():
+            if x is None:
+                loss = self._forward()[0]
+                self._remember_start(loss)
+            else:
+                with self.slots.hold(self.space.tensors(self.space.checked(x))):
+                    loss = self._forward()[0]
+        self.ledger.pay("forward", self.samples)
+        return float(loss) + self._decay_value(x)
+
+    def value_and_grad(self, x: Tensor | None = None) -> tuple[float, Tensor]:
+        """Returns the function's value and its gradient; the model stays where it is.
+
+        Args:
+            x: Where to evaluate, shape (n,); the model's own parameters when None.
+
+        Returns:
+            The value and the gradient, shape (n,).
+
+        Raises:
+            ObjectiveError: If the loss is not a scalar or has no graph.
+        """
+        with self._evaluation(at_start=x is None and self._at_start), torch.enable_grad():
+            if x is None:
+                loss = self._forward()[0]
+                gradients = self._parameter_gradients(loss, ())
+                self._remember_start(loss, gradients)
+                gradient = self.space.pack(gradients)
+            else:
+                leaf = self.space.checked(x).detach().requires_grad_()
+                with self.slots.hold(self.space.tensors(leaf)):
+                    loss = self._forward()[0]
+                gradient = self.differentiate(loss, [leaf])[0]
+                gradient = torch.zeros_like(x) if gradient is None else gradient
+        self.ledger.pay("gradient", self.samples)
+        self._add_decay_gradient(gradient, x)
+        return float(loss.detach()) + self._decay_value(x), gradient
+
+    def at(self) -> Point:
+        """Returns the function where the model stands: one forward pass with its gradient and a kept graph.
+
+        Raises:
+            ObjectiveError: If the loss is not a scalar or has no graph.
+        """
+        with self._evaluation(at_start=self._at_start), torch.enable_grad(), twice_differentiable() as demand:
+            loss, outputs = self._forward(separate=True)
+            tensors = [] if self.loss_fn is None else flatten_outputs(outputs)
+            gradients = self._parameter_gradients(loss, tensors, create_graph=True)
+        self.ledger.pay("gradient", self.samples)
+        count = len(self.space.parameters)
+        self._remember_start(loss, gradients[:count])
+        return Point(self, loss, gradients[:count], tensors, gradients[count:], demand)
+
+    def differentiate(
+        self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Returns the derivatives of a loss of this objective, with torch's complaints in the user's terms.
+
+        Args:
+            loss: What calling the objective returned.
+            inputs: With respect to what.
+            create_graph: Whether the result is to be differentiated again.
+
+        Raises:
+            ObjectiveError: If the loss has no graph, or its graph was used up.
+        """
+        if not loss.requires_grad:
+            raise ObjectiveError(
+                "The loss has no graph: it does not depend on any parameter that requires a gradient. Do not detach "
+                "it, do not use .item() or torch.no_grad() in the model or the loss, and check requires_grad."
+            )
+        try:
+            return torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if _TWICE in str(error):
+                raise ObjectiveError(
+                    "The graph of the loss was used up already: the model or the loss function called backward() "
+                    "itself. Return the loss and leave differentiation to the optimizer."
+                ) from error
+            if "does not require grad" in str(error):
+                raise ObjectiveError(
+                    "A parameter was frozen after the objective had been used. Make a new Objective, or pass the "
+                    "parameters through an optimizer's groups, which are looked at in every step."
+                ) from error
+            if "not implemented" in str(error):
+                raise ObjectiveError(
+                    f"A layer of the model cannot be differentiated as needed here: {str(error).splitlines()[0]}"
+                ) from error
+            raise
+
+    def _parameter_gradients(
+        self, loss: Tensor, others: Sequence[Tensor], *, create_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Differentiates with respect to the parameters, then `others`."""
+        parameters = self.space.parameters
+        gradients = self.differentiate(loss, [*parameters, *others], create_graph=create_graph)
+        if any(gradient is None for gradient in gradients[: len(parameters)]):
+            # Unused, which is fine, or no longer the model's: then zeros would be silently wrong.
+            self.slots.check()
+        return gradients
+
+    def renew(self) -> None:
+        """Forgets the replayed random state: the next evaluation starts a new deterministic function."""
+        self._replay: RandomState | None = None
+        self._random_drawn = False
+        self._buffers_after: list[Tensor] | None = None
+        self._buffers_wanted = True
+        self._at_start = True
+        self.start_loss: Tensor | None = None
+        self.start_gradients: Sequence[Tensor | None] | None = None
+
+    def _remember_start(self, loss: Tensor, gradients: Sequence[Tensor | None] | None = None) -> None:
+        """Keeps what the first evaluation at the model's own parameters found, for the report and for p.grad."""
+        if not self._at_start:
+            return
+        if self.start_loss is None:
+            self.start_loss = loss.detach()
+        if self.start_gradients is None and gradients is not None:
+            self.start_gradients = [None if gradient is None else gradient.detach() for gradient in gradients]
+
+    def resume(self, value: float, gradient: Tensor) -> None:
+        """Takes value and gradient at the model's parameters as known, so that they need not be evaluated.
+
+        Args:
+            value: The function's value, as an earlier evaluation on the same data gave it.
+            gradient: Its gradient, shape (n,).
+        """
+        plain = gradient if not self._decay else gradient - self.add_decay_product(
+            torch.zeros_like(gradient), self.position()
+        )
+        loss = torch.as_tensor(value - self._decay_value(None), dtype=gradient.dtype, device=gradient.device)
+        self._remember_start(loss, self.space.tensors(plain.clone()))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another step on the same data sees the same function: no random layer, no statistics.
+
+        Known after the first evaluation.
+        """
+        return not self._random_drawn and not self.slots.has_buffers
+
+    def adopt(self) -> None:
+        """Gives the model the buffers that the first evaluation at its own parameters since `renew` left.
+
+        These are BatchNorm's statistics, for example: they then stand as after one forward pass.
+        """
+        if self._buffers_after is not None:
+            self.slots.adopt_buffers(self._buffers_after)
+            self._buffers_after = None
+
+    @contextmanager
+    def _evaluation(self, *, at_start: bool) -> Iterator[None]:
+        """One evaluation of the deterministic function: same random numbers, buffers written to copies.
+
+        Args:
+            at_start: Whether it is where the model stood at `renew`, so that its buffers are the ones to adopt.
+        """
+        device, slots = self.space.device, self.slots
+        now = RandomState(device)
+        first = self._replay is None
+        done = False
+        if self._replay is not None:
+            self._replay.restore()
+        try:
+            with full_precision(device):
+                if not slots.has_buffers:
+                    yield
+                else:
+                    with slots.cloned_buffers() as after:
+                        yield
+                    if at_start and self._buffers_wanted:
+                        self._buffers_after, self._buffers_wanted = after, False
+            done = True
+        finally:
+            # After the first evaluation the generators stand as after one forward pass, and stay there; one that
+            # failed leaves no trace.
+            if first and done:
+                self._replay = now
+                self._random_drawn = not now.is_current()
+            else:
+                now.restore()
+
+    def _forward(self, *, separate: bool = False) -> tuple[Tensor, Any]:
+        shared, inputs = self._shared, self.inputs
+        if inputs is None:
+            outputs = shared.model()
+        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
+            outputs = shared.model(*inputs)
+        elif isinstance(inputs, dict):
+            outputs = shared.model(**inputs)
+        else:
+            outputs = shared.model(inputs)
+        if separate and shared.loss_fn is not None:
+            outputs = separate_outputs(outputs)
+        if shared.loss_fn is None:
+            loss = outputs
+        elif self.targets is None:
+            loss = shared.loss_fn(outputs)
+        else:
+            loss = shared.loss_fn(outputs, self.targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            loss = _as_scalar(loss)
+        return loss, outputs
+
+    # -- L2 regularization that belongs to the function ------------------------------------------------------------
+
+    def _decay_value(self, x: Tensor | None) -> float:
+        if not self._decay:
+            return 0.0
+        x = self.position() if x is None else x
+        return sum(0.5 * strength * float(x[part].double().square().sum()) for part, strength in self._decay)
+
+    def _add_decay_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
+        if self._decay:
+            x = self.position() if x is None else x
+            self.add_decay_product(gradient, x)
+
+    def add_decay_product(self, out: Tensor, vector: Tensor) -> Tensor:
+        """Adds the regularizer's (constant, diagonal) Hessian times a vector to `out` in place.
+
+        Args:
+            out: Shape (n,).
+            vector: Shape (n,).
+
+        Returns:
+            `out`.
+        """
+        for part, strength in self._decay:
+            out[part].add_(vector[part], alpha=strength)
+        return out
+
+
+def _as_scalar(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise ObjectiveError(
+            f"The loss must be a scalar tensor, not {type(loss).__name__}"
+            + (" (a number has no graph)" if isinstance(loss, int | float) else "")
+            + ". Return it from the loss function as it comes out of torch, without .item()."
+        )
+    if loss.numel() != 1:
+        raise ObjectiveError(
+            f"The loss must be a scalar, but has shape {tuple(loss.shape)}. Reduce it, e.g. with .mean() or "
+            "reduction='mean'."
+        )
+    return loss.reshape(())
+
+
+def _count_samples(inputs: Any, targets: Any) -> int:
+    for data in (targets, inputs):
+        for tensor in flatten_outputs(data, differentiable=False):
+            if tensor.dim() > 0:
+                return tensor.shape[0]
+    return 1

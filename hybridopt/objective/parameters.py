@@ -1,0 +1,260 @@
+"""The parameters as one flat vector, and the slots of a module in which they sit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridopt.core import ObjectiveError
+
+
+class ParameterSpace:
+    """An ordered set of parameters, seen as one flat vector of length `n`.
+
+    The storage of the parameters is never touched or re-allocated: flat vectors are packed copies.
+
+    Args:
+        parameters: Tensors that require a gradient, in the order of the flat vector; repeated ones count once.
+
+    Raises:
+        ObjectiveError: If there is none, or if they lie on several devices or are complex.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        unique = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}
+        self.parameters: list[Tensor] = list(unique.values())
+        if not self.parameters:
+            raise ObjectiveError(
+                "There is no parameter to optimize: none of those given has requires_grad=True. Pass parameters that "
+                "require a gradient, or unfreeze some with parameter.requires_grad_(True)."
+            )
+        devices = {parameter.device for parameter in self.parameters}
+        if len(devices) > 1:
+            raise ObjectiveError(
+                f"The parameters lie on several devices ({', '.join(sorted(map(str, devices)))}); a flat vector of "
+                "them lies on one. Move the model to one device, or use a first-order optimizer."
+            )
+        self.device: torch.device = self.parameters[0].device
+        dtypes = {parameter.dtype for parameter in self.parameters}
+        if any(not dtype.is_floating_point for dtype in dtypes):
+            raise ObjectiveError("Only real floating-point parameters can be optimized; complex ones are not.")
+        self.dtype: torch.dtype = self.parameters[0].dtype
+        for dtype in dtypes:
+            self.dtype = torch.promote_types(self.dtype, dtype)
+        self.uniform = len(dtypes) == 1
+        self.shapes = [parameter.shape for parameter in self.parameters]
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.n = sum(self.sizes)
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Returns views of a flat vector in the shapes of the parameters.
+
+        Args:
+            vector: Shape (n,), contiguous.
+        """
+        return [
+            part.view(shape)
+            for part, shape in zip(torch.split(vector, self.sizes), self.shapes, strict=True)
+        ]
+
+    def tensors(self, vector: Tensor) -> list[Tensor]:
+        """Returns `vector` in the shapes and dtypes of the parameters (views where the dtype allows).
+
+        Args:
+            vector: Shape (n,).
+        """
+        parts = self.views(vector)
+        if self.uniform:
+            return parts
+        return [part.to(parameter.dtype) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+    def pack(self, tensors: Sequence[Tensor | None], out: Tensor | None = None) -> Tensor:
+        """Copies tensors in the shapes of the parameters into one flat vector; None stands for zeros.
+
+        Args:
+            tensors: One per parameter.
+            out: Where to; a new vector when None.
+
+        Returns:
+            Shape (n,).
+        """
+        if out is None:
+            out = torch.empty(self.n, dtype=self.dtype, device=self.device)
+        targets = self.views(out)
+        present = [(target, tensor) for target, tensor in zip(targets, tensors, strict=True) if tensor is not None]
+        if len(present) < len(targets):
+            out.zero_()
+        with torch.no_grad():
+            if present:
+                torch._foreach_copy_([target for target, _ in present], [tensor for _, tensor in present])
+        return out
+
+    def read(self, out: Tensor | None = None) -> Tensor:
+        """Returns a packed copy of the parameters' values.
+
+        Args:
+            out: Where to; a new vector when None.
+        """
+        with torch.no_grad():
+            return self.pack([parameter.detach() for parameter in self.parameters], out)
+
+    def write(self, vector: Tensor) -> None:
+        """Copies a flat vector into the parameters, in place and seen by autograd's version counters.
+
+        Args:
+            vector: Shape (n,).
+        """
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.views(vector))
+
+    def checked(self, vector: Tensor) -> Tensor:
+        """Returns `vector` if it can stand for the parameters.
+
+        Args:
+            vector: Shape (n,), in this space's dtype and on its device.
+
+        Raises:
+            ObjectiveError: If it is something else.
+        """
+        if vector.shape != (self.n,) or vector.dtype != self.dtype or vector.device != self.device:
+            raise ObjectiveError(
+                f"A point of this objective is a vector of shape ({self.n},) in {self.dtype} on {self.device}, not one "
+                f"of shape {tuple(vector.shape)} in {vector.dtype} on {vector.device}. Start from "
+                "objective.position() and convert with .to()."
+            )
+        return vector
+
+    def versions(self) -> list[tuple[int, int]]:
+        """Returns what tells whether any parameter was written to or given other storage since."""
+        return [(parameter._version, parameter.data_ptr()) for parameter in self.parameters]
+
+
+class Slots:
+    """The places in a module tree where given parameters and the buffers sit.
+
+    A trial evaluation puts other tensors into these places and takes them out again. `torch.func.functional_call`
+    is not used for that: it damages a model in which one submodule is registered under two names.
+
+    Args:
+        modules: The roots; their submodules are visited once each.
+        parameters: The tensors whose places are wanted.
+
+    Raises:
+        ObjectiveError: If a parameter is in none of the modules.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:
+        index = {id(parameter): position for position, parameter in enumerate(parameters)}
+        self._expected = list(parameters)
+        # Attributes of a module, the name of a table among them, key in that table, position of the parameter. The
+        # table is looked up every time, since modules make new ones (the recurrent layers in `.to()`).
+        self._parameters: list[tuple[dict[str, Any], str, Any, int]] = []
+        self._buffers: list[tuple[dict, str]] = []
+        visited: set[int] = set()
+        for root in modules:
+            for module in root.modules():
+                if id(module) in visited:
+                    continue
+                visited.add(id(module))
+                attributes = vars(module)
+                for attribute, table in attributes.items():
+                    # Beside `_parameters`, a module may keep its parameters in lists and dicts of its own and read
+                    # them there, as the recurrent layers do (`_flat_weights`).
+                    if isinstance(table, list | dict):
+                        entries = enumerate(table) if isinstance(table, list) else table.items()
+                        self._parameters += [
+                            (attributes, attribute, key, index[id(entry)]) for key, entry in entries if id(entry) in index
+                        ]
+                for name, tensor in module._buffers.items():
+                    if tensor is not None:
+                        self._buffers.append((module._buffers, name))
+        found = {position for *_, position in self._parameters}
+        missing = [position for position in range(len(parameters)) if position not in found]
+        if missing:
+            shapes = ", ".join(str(tuple(parameters[position].shape)) for position in missing[:3])
+            raise ObjectiveError(
+                f"{len(missing)} of the optimizer's parameters (shapes {shapes}{', ...' if len(missing) > 3 else ''}) "
+                "do not belong to the objective's model. Build the optimizer from the parameters of the model (or of "
+                "the loss module) that the objective was made with; a deep copy has parameters of its own."
+            )
+
+    def check(self) -> None:
+        """Checks that the parameters still sit where they were found.
+
+        Raises:
+            ObjectiveError: If one was replaced by another tensor.
+        """
+        for attributes, name, key, position in self._parameters:
+            try:
+                present = attributes[name][key]
+            except LookupError:
+                present = None
+            if present is not self._expected[position]:
+                raise ObjectiveError(
+                    f"The model's parameter {key!r} was replaced by another tensor after the objective had been used "
+                    "(by an assignment, load_state_dict(assign=True), a parametrization or pruning). Change the model "
+                    "first; then make the optimizer and the objective."
+                )
+
+    @contextmanager
+    def hold(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Puts tensors in the places of the parameters for a while.
+
+        Args:
+            tensors: One per parameter.
+        """
+        self.check()
+        places = [(attributes[name], key, position) for attributes, name, key, position in self._parameters]
+        try:
+            for table, key, position in places:
+                table[key] = tensors[position]
+            yield
+        finally:
+            for table, key, position in places:
+                table[key] = self._expected[position]
+
+    @contextmanager
+    def cloned_buffers(self) -> Iterator[list[Tensor]]:
+        """Lets an evaluation write to clones of the buffers.
+
+        Yields:
+            A list that is empty at first and holds what the evaluation left in the buffers, once it has ended.
+        """
+        originals = [(table, name, table[name]) for table, name in self._buffers]
+        clones: dict[int, Tensor] = {}
+        for _, _, original in originals:
+            if id(original) not in clones:
+                clones[id(original)] = original.clone()
+        left: list[Tensor] = []
+        try:
+            for table, name, original in originals:
+                table[name] = clones[id(original)]
+            yield left
+        finally:
+            # Read from the tables: a module may have put a new tensor there instead of writing to the clone.
+            values = [table.get(name) for table, name, _ in originals]
+            for table, name, original in originals:
+                table[name] = original
+            left += [
+                original if value is None else value.detach()
+                for (_, _, original), value in zip(originals, values, strict=True)
+            ]
+
+    def adopt_buffers(self, values: Sequence[Tensor]) -> None:
+        """Copies values that an evaluation left in its clones into the model's own buffers.
+
+        Args:
+            values: What `cloned_buffers` yielded.
+        """
+        with torch.no_grad():
+            for (table, name), value in zip(self._buffers, values, strict=True):
+                table[name].copy_(value)
+
+    @property
+    def has_buffers(self) -> bool:
+        """Whether the modules have any buffer."""
+        return bool(self._buffers)

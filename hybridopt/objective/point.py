@@ -1,0 +1,236 @@
+"""The function at one point, with the graph from which curvature products are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from hybridopt.core import CombinationError, ObjectiveError, StaleOperatorError
+from hybridopt.objective.demand import Demand
+from hybridopt.objective.smoothness import kinked_operations
+
+if TYPE_CHECKING:
+    from hybridopt.objective.objective import Objective
+    from hybridopt.objective.products import GaussNewtonOperator, HessianOperator
+
+
+def flatten_outputs(outputs: Any, *, differentiable: bool = True) -> list[Tensor]:
+    """Returns the tensors in a model's output, which may be a tensor or nested tuples, lists and dicts of them.
+
+    Args:
+        outputs: What the model returned.
+        differentiable: Whether to leave out those without a graph.
+    """
+    if isinstance(outputs, Tensor):
+        leaves = [outputs]
+    else:
+        leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves if leaf.requires_grad] if differentiable else leaves
+
+
+def separate_outputs(outputs: Any) -> Any:
+    """Returns a model's outputs with every tensor in them seen through a view of its own.
+
+    One output may be computed from another (logits from features), or be returned twice. The loss's derivative with
+    respect to such a view holds the others fixed, which is what the Gauss-Newton matrix means by it.
+
+    Args:
+        outputs: What the model returned.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.view_as(outputs)
+    return tree_map(lambda leaf: leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf, outputs)
+
+
+class Point:
+    """One forward pass with its gradient and its graph, kept for as many curvature products as wanted.
+
+    All derivatives come from one backward pass that is itself recorded: it yields the gradient of the parameters
+    and, on the way, the gradient with respect to the model's outputs. Differentiating the former again gives Hessian
+    products. As it is linear in the latter, differentiating with respect to *that* gives Jacobian products, and so
+    Gauss-Newton products, without a graph of their own (the double-backward trick).
+
+    Made by `Objective.at`. The graph stands on the module's own parameters; once they are written to, every product
+    raises `StaleOperatorError`.
+
+    Attributes:
+        loss: The loss, a detached scalar tensor, without regularization.
+        value: The function's value: the loss plus the regularization of the optimizer's groups.
+        gradient: Gradient of the function, shape (n,).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        loss: Tensor,
+        gradients: Sequence[Tensor | None],
+        outputs: Sequence[Tensor],
+        output_gradients: Sequence[Tensor | None],
+        demand: Demand,
+    ) -> None:
+        space = objective.space
+        self.objective = objective
+        self.space = space
+        self.loss = loss.detach()
+        self._graph: Tensor | None = loss
+        self._versions = space.versions()
+        self._live: list[tuple[int, Tensor]] = [
+            (index, gradient) for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad
+        ]
+        self.gradient = space.pack([None if gradient is None else gradient.detach() for gradient in gradients])
+        objective._add_decay_gradient(self.gradient, None)
+        self._has_outputs = any(dz is not None for dz in output_gradients)
+        # A loss that is linear in an output has a constant derivative there, and no curvature through it.
+        pairs = [
+            (z, dz) for z, dz in zip(outputs, output_gradients, strict=True) if dz is not None and dz.requires_grad
+        ]
+        self._outputs = [z for z, _ in pairs]
+        self._output_gradients = [dz for _, dz in pairs]
+        self._demand = demand
+        self._released = False
+        self._regularization = objective._decay_value(None)
+
+    @property
+    def value(self) -> float:
+        """The function's value: the loss plus the regularization of the optimizer's groups."""
+        return float(self.loss) + self._regularization
+
+    def hessian(self) -> HessianOperator:
+        """Returns the Hessian of the function at this point, as an operator."""
+        from hybridopt.objective.products import HessianOperator
+
+        return HessianOperator(self)
+
+    def gauss_newton(self) -> GaussNewtonOperator:
+        """Returns the generalized Gauss-Newton matrix at this point, as an operator.
+
+        Raises:
+            CombinationError: If the objective has no model outputs that a loss function is applied to.
+        """
+        from hybridopt.objective.products import GaussNewtonOperator
+
+        return GaussNewtonOperator(self)
+
+    def require_outputs(self) -> None:
+        """Checks that a Gauss-Newton matrix exists here.
+
+        Raises:
+            CombinationError: If the objective has no model outputs that a loss function is applied to.
+        """
+        if not self._has_outputs:
+            raise CombinationError(
+                "The Gauss-Newton matrix needs a model whose outputs go through a loss function, as in "
+                "Objective(model, loss_fn, inputs, targets); here the model returns the loss itself (or its outputs "
+                "have no graph). Use the Hessian instead."
+            )
+
+    def hessian_product(self, vector: Tensor) -> Tensor:
+        """Returns H v by differentiating the kept gradient once more (Pearlmutter 1994, in reverse over reverse).
+
+        Args:
+            vector: Shape (n,).
+
+        Returns:
+            Shape (n,), a new tensor.
+
+        Raises:
+            StaleOperatorError: If the parameters were written to since, or the point was released.
+            ObjectiveError: If a layer has no second derivative.
+        """
+        self._check_fresh()
+        self.objective.ledger.pay("hvp", self.objective.samples)
+        parts = self._along(vector, self.space.parameters)
+        return self.objective.add_decay_product(self.space.pack(parts), vector)
+
+    def gauss_newton_product(self, vector: Tensor) -> Tensor:
+        """Returns G v = J' H_L J v, with J the outputs' Jacobian and H_L the loss's Hessian in the outputs.
+
+        Schraudolph 2002; J v comes from the kept gradient by the double-backward trick.
+
+        Args:
+            vector: Shape (n,).
+
+        Returns:
+            Shape (n,), a new tensor.
+
+        Raises:
+            CombinationError: If the objective has no model outputs that a loss function is applied to.
+            StaleOperatorError: If the parameters were written to since, or the point was released.
+            ObjectiveError: If a layer has no second derivative.
+        """
+        self._check_fresh()
+        self.require_outputs()
+        self.objective.ledger.pay("ggnvp", self.objective.samples)
+        self._demand.jacobian = True
+        try:
+            tangents = self._along(vector, self._output_gradients)
+        finally:
+            self._demand.jacobian = False
+        curved = [
+            (dz, tangent)
+            for dz, tangent in zip(self._output_gradients, tangents, strict=True)
+            if tangent is not None
+        ]
+        products = self._grad([dz for dz, _ in curved], self._outputs, [tangent for _, tangent in curved])
+        back = [(z, w) for z, w in zip(self._outputs, products, strict=True) if w is not None]
+        parts = self._grad([z for z, _ in back], self.space.parameters, [w for _, w in back])
+        return self.objective.add_decay_product(self.space.pack(parts), vector)
+
+    def kinks(self) -> list[str]:
+        """Returns the operations of the graph that have no second derivative everywhere, e.g. ``["Relu"]``."""
+        self._check_fresh()
+        assert self._graph is not None
+        return kinked_operations(self._graph)
+
+    def release(self) -> None:
+        """Lets go of the graph and its memory; products raise from then on."""
+        self._live, self._outputs, self._output_gradients, self._graph = [], [], [], None
+        self._released = True
+
+    def __enter__(self) -> Point:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _along(self, vector: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Differentiates <gradient, vector>."""
+        views = self.space.tensors(vector)
+        return self._grad([gradient for _, gradient in self._live], inputs, [views[index] for index, _ in self._live])
+
+    def _grad(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        if not outputs or not inputs:
+            return [None] * len(inputs)
+        try:
+            return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" in str(error):
+                raise _stale() from error
+            if "not implemented" in str(error):
+                raise ObjectiveError(
+                    f"A layer of the model has no second derivative: {str(error).splitlines()[0]} Replace the layer, "
+                    "or use an optimizer that needs gradients only."
+                ) from error
+            raise
+
+    def _check_fresh(self) -> None:
+        if self._released:
+            raise StaleOperatorError(
+                "This point was released: its graph is gone. Take the products before release() (or inside the with "
+                "block), or call objective.at() again."
+            )
+        if self._versions != self.space.versions():
+            raise _stale()
+
+
+def _stale() -> StaleOperatorError:
+    return StaleOperatorError(
+        "The parameters have moved since this operator was built, so its products would belong to no point. Build it "
+        "again: objective.at().hessian(), or hybridopt.curvature.Hessian(objective)."
+    )

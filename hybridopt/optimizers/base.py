@@ -1,0 +1,294 @@
+"""The one interface of all optimizers: `step(objective)`, a report, and a complete state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hybridopt.core import ConfigError, ObjectiveError, check, make_config, suggest
+from hybridopt.escape.base import Escape, resolve_escape
+from hybridopt.objective import Objective
+from hybridopt.optimizers.report import Report, norm
+
+MEMORY = "memory"
+"""Key in `Optimizer.state` of all that a method remembers beside torch's per-parameter state.
+
+A string, because torch casts state that is stored under a parameter to that parameter's dtype when it is loaded.
+"""
+
+
+class Stepping:
+    """What every optimizer of the library does around its own step: checks, report, escapes, complete state.
+
+    `Optimizer` (methods written for this library) and the subclasses of torch's own optimizers share it.
+    """
+
+    Config: ClassVar[type]
+    family: ClassVar[str] = "first-order"
+    """``first-order``, ``quasi-newton``, ``newton`` or ``hybrid``."""
+    batch: ClassVar[str] = "mini"
+    """What data a step is meant for: ``mini`` (a small batch), ``large`` or ``full``."""
+    summary: ClassVar[str] = ""
+    """One line for listings."""
+
+    memory_key: str = MEMORY
+    """Where in `state` the method's memory is; a hybrid gives each of its members another."""
+
+    config: Any
+    report: Report
+    escape: Escape | None
+
+    def _start(self, config: Any, escape: Any) -> None:
+        self.config = config
+        self.escape = resolve_escape(escape)
+        self.report = Report()
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def _check_objective(self, objective: Any) -> None:
+        if isinstance(objective, Objective):
+            return
+        if objective is None:
+            raise ObjectiveError(
+                "step() needs the objective: optimizer.step(hybridopt.Objective(model, loss_fn, inputs, targets)). "
+                "It computes loss and gradient itself; there is no loss.backward() to call before."
+            )
+        what = "a closure" if callable(objective) else f"a {type(objective).__name__}"
+        raise ObjectiveError(
+            f"step() takes an Objective, not {what}. Instead of a closure that calls backward(), pass "
+            "hybridopt.Objective(model, loss_fn, inputs, targets), which gives the optimizer values, gradients and "
+            "curvature as it needs them."
+        )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # GradScaler.step asks for this; there is no other place to meet it with a useful message.
+        raise ObjectiveError(
+            "GradScaler does not work with step(objective): the optimizer computes its gradients itself, so there is "
+            "nothing to unscale. Use bfloat16 autocast inside the model's forward, which needs no scaler."
+        )
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        """Torch's fused optimizers assign this; it has no meaning here."""
+
+    def note(self, **values: Any) -> None:
+        """Adds values to the report of the running step.
+
+        Args:
+            **values: Numbers, tensors (read only when looked at) or functions without arguments.
+        """
+        self.report.note(**values)
+
+    def moved(self, objective: Objective, reason: str) -> None:
+        """Tells the optimizer that its parameters were moved from outside (an escape's jump, a restored snapshot).
+
+        Methods whose memory belongs to the left point override this.
+
+        Args:
+            objective: The bound objective, at the new point.
+            reason: ``"escape"`` or ``"restore"``.
+        """
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Context in which the model holds the parameters to evaluate, where these differ from those trained."""
+        yield
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the method remembers between steps: plain tensors, numbers, text, and lists or dicts of them."""
+        return self.state[self.memory_key]  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a saved state, cloned, and moved to the device of the parameters.
+
+        Args:
+            state_dict: What `state_dict` returned, possibly through `torch.save` and
+                ``torch.load(weights_only=True)``.
+        """
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+        device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))  # type: ignore[attr-defined]
+        for key, value in list(self.state.items()):  # type: ignore[attr-defined]
+            if isinstance(key, str):
+                self.state[key] = copy_state(value, device)  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"config": self.config, "escape": self.escape}  # type: ignore[misc]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self.report = Report()
+
+    def _grads(self) -> list[Tensor]:
+        groups = self.param_groups  # type: ignore[attr-defined]
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+
+class Optimizer(Stepping, torch.optim.Optimizer):
+    """Base class of optimizers that move the parameters through the objective.
+
+    A subclass declares a `Config` dataclass and writes `update`; it gets argument checks, param groups, reports,
+    escapes, a complete state, the command line and the conformance tests. ``lr`` and ``weight_decay``, where the
+    config has them, may differ between param groups. ``weight_decay`` w means w/2 ||p||^2 added to the function.
+
+    Args:
+        params: Parameters, named parameters or param groups, as torch's optimizers take them.
+        config: An instance of `Config`, instead of `options`.
+        escape: What to do at a saddle: a name, a mapping with ``name`` and options, an `Escape`, or None.
+        **options: Fields of `Config`; unknown ones are errors.
+
+    Raises:
+        ConfigError: If an option is unknown, has a wrong type or is out of range.
+    """
+
+    group_options: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+
+    def __init__(self, params: Iterable[Any], config: Any = None, *, escape: Any = None, **options: Any) -> None:
+        config = resolve_config(type(self), config, options)
+        shared = [name for name in self.group_options if hasattr(config, name)]
+        # Before the base class's init: `add_param_group` runs inside it and asks for the config.
+        self.config = config
+        torch.optim.Optimizer.__init__(self, params, {name: getattr(config, name) for name in shared})
+        self._start(config, escape)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, possibly with options of its own.
+
+        Args:
+            param_group: ``params`` and any of `group_options`.
+
+        Raises:
+            ConfigError: If the group sets an option that cannot differ between groups, or a value out of range.
+        """
+        if isinstance(param_group, dict):
+            own = {name: param_group[name] for name in param_group if name not in _GROUP_KEYS}
+            for name in own:
+                if name not in self.defaults:
+                    known = ", ".join(self.defaults) or "none"
+                    raise ConfigError(
+                        f"{type(self).__name__} cannot set {name!r} for one param group.{suggest(name, self.defaults)} "
+                        f"Options that may differ between groups: {known}."
+                    )
+            check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
+        super().add_param_group(param_group)
+
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """Does one step on the objective.
+
+        Afterwards ``p.grad`` is the gradient at the step's starting point, and `report` tells what happened.
+
+        Args:
+            objective: The loss as a function of the parameters.
+
+        Returns:
+            The loss at the step's starting point, a detached scalar tensor.
+
+        Raises:
+            ObjectiveError: If it is not an `Objective`, or cannot be evaluated.
+        """
+        self._check_objective(objective)
+        self.report = Report()
+        bound = objective.bind(self.param_groups, regularize=True)
+        bound.renew()
+        self.update(bound)
+        bound.adopt()
+        if bound.start_loss is None:
+            raise ObjectiveError(
+                f"{type(self).__name__}.update did not evaluate the objective at the starting point; call "
+                "objective.at(), value() or value_and_grad() in it."
+            )
+        loss = bound.start_loss
+        if "loss" not in self.report:
+            self.note(loss=loss)
+        if bound.start_gradients is not None:
+            gradients = bound.start_gradients
+            for parameter, gradient in zip(bound.space.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            if "grad_norm" not in self.report:
+                present = [gradient for gradient in gradients if gradient is not None]
+                self.note(grad_norm=lambda: norm(present))
+        if self.escape is not None:
+            self.escape.after_step(self, bound)
+        return loss
+
+    def update(self, objective: Objective) -> None:
+        """Moves the parameters through the objective; the one method that a new optimizer has to write.
+
+        Args:
+            objective: Bound to the parameters of this optimizer: `at`, `value`, `value_and_grad` evaluate it,
+                `commit` moves the model.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it moves: define update(self, objective).")
+
+    def rate(self, objective: Objective) -> float | Tensor:
+        """Returns the groups' ``lr``: one number when they agree, else a vector of shape (n,).
+
+        Args:
+            objective: The bound objective.
+        """
+        rates = {group["lr"] for group in self.param_groups}
+        if len(rates) == 1:
+            return float(rates.pop())
+        by_parameter = {id(p): float(group["lr"]) for group in self.param_groups for p in group["params"]}
+        space = objective.space
+        parts = [
+            torch.full((size,), by_parameter[id(parameter)], dtype=space.dtype, device=space.device)
+            for parameter, size in zip(space.parameters, space.sizes, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+# What torch itself, or its schedulers, put into a group.
+_GROUP_KEYS = {"params", "param_names", "initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+
+
+def resolve_config(cls: type[Stepping], config: Any, options: Mapping[str, Any]) -> Any:
+    """Returns the checked config of an optimizer from either way of giving it.
+
+    Args:
+        cls: The optimizer's class.
+        config: An instance of its `Config`, or None.
+        options: Fields of its `Config`.
+
+    Raises:
+        ConfigError: If both are given, the config is of another class, or an option is wrong.
+    """
+    declared = getattr(cls, "Config", None)
+    if declared is None or not dataclasses.is_dataclass(declared):
+        raise ConfigError(f"{cls.__name__} needs a dataclass named Config inside it that declares its options.")
+    if config is None:
+        return make_config(declared, options, owner=cls.__name__)
+    if options:
+        raise ConfigError(f"Give {cls.__name__} either config=... or options ({', '.join(options)}), not both.")
+    if not isinstance(config, declared):
+        raise ConfigError(f"{cls.__name__} takes a {declared.__qualname__}, not a {type(config).__qualname__}.")
+    return check(config, owner=cls.__name__)
+
+
+def copy_state(value: Any, device: torch.device | None = None) -> Any:
+    """Returns a deep copy of state: tensors cloned (and moved, if a device is given), containers rebuilt.
+
+    Generator states (uint8) stay on the CPU, where torch wants them.
+
+    Args:
+        value: Tensors, plain values, and lists or dicts of them.
+        device: Where to, or None to stay.
+    """
+    if isinstance(value, Tensor):
+        stays = device is None or value.dtype == torch.uint8
+        return value.detach().clone() if stays else value.detach().to(device, copy=True)
+    if isinstance(value, Mapping):
+        return {key: copy_state(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [copy_state(item, device) for item in value]
+    return value
+
+

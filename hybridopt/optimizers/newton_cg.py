@@ -1,0 +1,124 @@
+"""Newton's method with conjugate gradients and a line search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from hybridopt.core import option
+from hybridopt.globalization import LevenbergMarquardt
+from hybridopt.linalg import cg
+from hybridopt.linalg.operator import Identity
+from hybridopt.objective import Objective
+from hybridopt.optimizers.base import Optimizer
+from hybridopt.optimizers.line_search_step import backtrack, dot
+from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
+
+
+@dataclass
+class NewtonCGConfig(NewtonConfig):
+    """Options of `NewtonCG`.
+
+    Attributes:
+        damping: Multiple of the identity added to the curvature; 0 for none.
+        adapt_damping: Whether the damping follows the ratio of actual to predicted decrease.
+        forcing: Largest relative residual of the inner solve; it shrinks with the gradient.
+        c1: Constant of sufficient decrease.
+        max_evaluations: Most trials of the line search.
+    """
+
+    damping: float = option(1e-3, ge=0, search=("log", 1e-6, 10.0), help="multiple of the identity added")
+    adapt_damping: bool = option(True, help="let the damping follow the ratio of actual to predicted decrease")
+    forcing: float = option(0.5, gt=0, lt=1, help="largest relative residual of the inner solve")
+    c1: float = option(1e-4, gt=0, lt=1, help="constant of sufficient decrease")
+    max_evaluations: int = option(25, ge=1, help="most trials of the line search")
+
+
+class NewtonCG(Optimizer):
+    """Line-search Newton-CG (Nocedal and Wright 2006, Algorithm 7.1), with Levenberg-Marquardt damping.
+
+    The Newton system is solved by conjugate gradients to the relative residual ``min(forcing, sqrt(||g|| / ||g0||))``,
+    g0 the first gradient, which makes the convergence superlinear without solving exactly where it is not worth it
+    (Eisenstat and Walker 1996; the quotient keeps it free of the function's scale). At non-positive curvature the
+    iterate so far is the direction; when that is zero, the negative gradient, whose step may then be doubled while
+    the function falls. The damping, if not zero, is adapted as in Martens 2010, section 4.1.
+
+    Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``ratio``, ``damping``,
+    ``curvature`` where negative curvature was met.
+
+    Args:
+        params: Parameters, named parameters or param groups.
+        config: An instance of `Config`, instead of `options`.
+        escape: What to do at a saddle.
+        **options: Fields of `Config`.
+    """
+
+    Config = NewtonCGConfig
+    family = "newton"
+    batch = "full"
+    summary = "Newton by conjugate gradients, line search, LM damping"
+
+    def update(self, objective: Objective) -> None:
+        """Solves for a direction and searches along it.
+
+        Args:
+            objective: Bound to the parameters.
+        """
+        config, memory = self.config, self.memory
+        damping = memory.setdefault("damping", config.damping)
+        with objective.at() as point:
+            value, gradient = point.value, point.gradient
+            length = float(torch.linalg.vector_norm(gradient))
+            self.note(grad_norm=length, damping=damping)
+            if length == 0.0 or not math.isfinite(length) or not math.isfinite(value):
+                self.note(accepted=False, status="zero_gradient" if length == 0.0 else "non_finite", step_norm=0.0)
+                return
+            first = memory.setdefault("first_grad_norm", length)
+            operator = curvature_at(point, config.curvature)
+            damped = operator + damping * Identity() if damping else operator
+            rtol = min(config.forcing, math.sqrt(length / first))
+            result = cg(damped, -gradient, rtol=rtol, max_iter=config.max_cg)
+        self.note(inner_iterations=result.iterations, status=str(result.status))
+        negative = result.curvature_direction is not None
+        if negative:
+            self.note(curvature=result.curvature)
+        start = result.iterations == 0
+        direction = -gradient if start else result.solution
+        search, direction = backtrack(
+            self,
+            objective,
+            direction,
+            value,
+            gradient,
+            c1=config.c1,
+            max_evaluations=config.max_evaluations,
+            expand=10 if start and negative else 0,
+        )
+        if damping and config.adapt_damping:
+            ratio = _ratio(search.step, value - search.value, dot(gradient, direction), result.model_decrease)
+            if start:
+                ratio = -math.inf
+            self.note(ratio=ratio)
+            memory["damping"] = LevenbergMarquardt().update(damping, ratio)
+            self.note(damping=memory["damping"])
+
+    def moved(self, objective: Objective, reason: str) -> None:
+        """Takes the damping back to its start, as the model at the new point is not known.
+
+        Args:
+            objective: The bound objective.
+            reason: Why the parameters were moved.
+        """
+        self.memory["damping"] = self.config.damping
+
+
+def _ratio(step: float, actual: float, slope: float, model_decrease: float) -> float:
+    """Actual over predicted decrease of a step t d, from the model's decrease along the whole of d."""
+    if step == 0.0:
+        return -math.inf
+    # m(t) = t slope + t^2 c / 2 with c from m(1) = -model_decrease; both parts are known without another product.
+    curvature = -2.0 * (model_decrease + slope)
+    predicted = -(step * slope + 0.5 * step * step * curvature)
+    return actual / predicted if predicted > 0 else -math.inf

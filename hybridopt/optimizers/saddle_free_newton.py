@@ -1,0 +1,152 @@
+"""Saddle-free Newton on a Krylov subspace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from hybridopt.core import option
+from hybridopt.globalization import LevenbergMarquardt
+from hybridopt.linalg import lanczos
+from hybridopt.objective import Objective
+from hybridopt.optimizers.base import Optimizer
+from hybridopt.optimizers.line_search_step import backtrack, dot
+
+
+@dataclass
+class SaddleFreeNewtonConfig:
+    """Options of `SaddleFreeNewton`.
+
+    Attributes:
+        lr: First trial length of the line search.
+        weight_decay: w adds w/2 ||p||^2 to the function.
+        subspace: Dimension of the Krylov space, and Hessian products in a step.
+        damping: First multiple of the identity added to |H|.
+        max_evaluations: Most trials of the line search.
+        seed: Of the random vectors that are used where the gradient vanishes.
+    """
+
+    lr: float = option(1.0, ge=0, search=[1.0], help="first trial length of the line search")
+    weight_decay: float = option(0.0, ge=0, search=("log", 1e-6, 1e-2), help="w adds w/2 ||p||^2 to the function")
+    subspace: int = option(30, ge=1, search=("log", 5, 200), help="dimension of the Krylov space")
+    damping: float = option(1e-2, gt=0, search=("log", 1e-6, 10.0), help="first multiple of the identity added")
+    max_evaluations: int = option(25, ge=1, help="most trials of the line search")
+    seed: int = option(0, ge=0, help="seed of the random vectors used where the gradient vanishes")
+
+
+class SaddleFreeNewton(Optimizer):
+    """Saddle-free Newton in a Krylov space (Dauphin et al. 2014, Algorithm 1).
+
+    Lanczos from the gradient gives H in a small subspace; there the step is ``-(|H| + damping I)^-1 g``, with |H| the
+    matrix of absolute eigenvalues, so directions of negative curvature are left, not approached. The full
+    reorthogonalization makes the subspace exact where the paper's truncated one is not. The damping follows the
+    ratio of the actual decrease to that of the model with |H|. Where the gradient vanishes, the space starts from a
+    random vector, and the step goes along the lowest eigenvector if the curvature there is negative.
+
+    Report: ``inner_iterations`` (products), ``curvature`` (the lowest eigenvalue, if negative), ``ratio``,
+    ``damping``, ``evaluations``, ``step_size``.
+
+    Args:
+        params: Parameters, named parameters or param groups.
+        config: An instance of `Config`, instead of `options`.
+        escape: What to do at a saddle.
+        **options: Fields of `Config`.
+    """
+
+    Config = SaddleFreeNewtonConfig
+    family = "newton"
+    batch = "full"
+    summary = "saddle-free Newton, |H| in a Krylov space (Dauphin et al. 2014)"
+
+    def update(self, objective: Objective) -> None:
+        """Builds the subspace, steps by |H| in it, and searches along the step.
+
+        Args:
+            objective: Bound to the parameters.
+        """
+        config, memory = self.config, self.memory
+        damping = memory.setdefault("damping", config.damping)
+        space = objective.space
+        with objective.at() as point:
+            value, gradient = point.value, point.gradient
+            length = float(torch.linalg.vector_norm(gradient))
+            self.note(grad_norm=length, damping=damping)
+            if not math.isfinite(length) or not math.isfinite(value):
+                self.note(accepted=False, status="non_finite", step_norm=0.0)
+                return
+            # Below this, rounding has more say in the gradient's direction than the function.
+            vanishing = length <= objective.eps * max(1.0, abs(value))
+            start = self._random(space.n, space.device, space.dtype) if vanishing else gradient
+            result = lanczos(point.hessian(), start, min(config.subspace, space.n))
+        values = result.ritz_values
+        self.note(inner_iterations=result.products, status=str(result.status))
+        if values.numel() == 0:
+            self.note(accepted=False, step_norm=0.0)
+            return
+        lowest = float(values[0])
+        if lowest < 0:
+            self.note(curvature=lowest)
+        if vanishing:
+            self._leave(objective, result.ritz_vector(0), lowest, float(values.abs().max()), value)
+            return
+        shares = result.coefficients[0] * length
+        steps = -shares / (values.abs() + damping)
+        predicted = -float((shares * steps + 0.5 * (values.abs() + damping) * steps.square()).sum())
+        direction = (result.coefficients @ steps).to(result.rows) @ result.rows
+        search, direction = backtrack(
+            self, objective, direction, value, gradient, max_evaluations=config.max_evaluations
+        )
+        slope = dot(gradient, direction)
+        along = -2.0 * (predicted + slope)
+        model = -(search.step * slope + 0.5 * search.step**2 * along)
+        ratio = (value - search.value) / model if search.step > 0 and model > 0 else -math.inf
+        memory["damping"] = LevenbergMarquardt().update(damping, ratio)
+        self.note(ratio=ratio, damping=memory["damping"])
+
+    def _leave(
+        self, objective: Objective, vector: torch.Tensor, lowest: float, largest: float, value: float
+    ) -> None:
+        """Steps off a stationary point along its direction of negative curvature, if it has one."""
+        if not lowest < -math.sqrt(objective.eps) * largest:
+            self.note(accepted=False, status="zero_gradient", step_norm=0.0)
+            return
+        origin = objective.position()
+        step, best, evaluations = 1e-2, value, 0
+        chosen = 0.0
+        for trial in (step * 2.0**power for power in range(12)):
+            pair = {sign * trial: objective.value(origin.add(vector, alpha=sign * trial)) for sign in (1.0, -1.0)}
+            evaluations += 2
+            nearest = min(pair, key=lambda key: pair[key])
+            if not pair[nearest] < best:
+                break
+            chosen, best = nearest, pair[nearest]
+        if chosen:
+            objective.commit(origin.add_(vector, alpha=chosen))
+        self.note(
+            accepted=chosen != 0.0,
+            status="negative_curvature",
+            step_norm=abs(chosen),
+            step_size=abs(chosen),
+            evaluations=evaluations,
+        )
+
+    def _random(self, n: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        generator = torch.Generator()
+        if "random" in self.memory:
+            generator.set_state(self.memory["random"].cpu())
+        else:
+            generator.manual_seed(self.config.seed)
+        sample = torch.randn(n, generator=generator, dtype=torch.float64)
+        self.memory["random"] = generator.get_state()
+        return sample.to(device, dtype)
+
+    def moved(self, objective: Objective, reason: str) -> None:
+        """Takes the damping back to its start.
+
+        Args:
+            objective: The bound objective.
+            reason: Why the parameters were moved.
+        """
+        self.memory["damping"] = self.config.damping

@@ -1,0 +1,86 @@
+"""`step(objective)` around the step of a torch optimizer class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hybridopt.objective import Objective
+from hybridopt.optimizers.base import Stepping
+from hybridopt.optimizers.report import Report, norm
+
+
+class TorchStep(Stepping):
+    """Mixin that makes a subclass of a torch optimizer step on an objective.
+
+    The gradient is taken through the model's own forward pass and handed to torch's own kernels; nothing is packed,
+    copied or brought to the host, so a step costs what it costs in bare torch.
+    """
+
+    torch_class: ClassVar[type[torch.optim.Optimizer]]
+
+    def step(self, objective: Objective) -> Tensor:
+        """Does one step on the objective.
+
+        Afterwards ``p.grad`` is the gradient that was used (clipped, if clipping is on), and `report` tells what
+        happened.
+
+        Args:
+            objective: The loss as a function of the parameters.
+
+        Returns:
+            The loss at the step's starting point, a detached scalar tensor.
+
+        Raises:
+            ObjectiveError: If it is not an `Objective`, or cannot be evaluated.
+        """
+        if type(objective) is not Objective:
+            self._check_objective(objective)
+        parameters = self._trainable()
+        loss = self._descend(objective, parameters)
+        # Fused kernels write behind autograd's back; operators built before must notice.
+        torch.autograd.graph.increment_version(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.report = Report(loss=loss, grad_norm=lambda: norm(gradients))
+        if self.escape is not None:
+            bound = objective.bind(self.param_groups)  # type: ignore[attr-defined]
+            bound.renew()
+            bound.start_loss = loss
+            self.escape.after_step(self, bound)
+        return loss
+
+    def _descend(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
+        loss = self._differentiate(objective, parameters)
+        self._torch_step()(self)
+        return loss
+
+    def _differentiate(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
+        with torch.enable_grad():
+            loss = objective()
+            gradients = objective.differentiate(loss, parameters)
+        objective.ledger.pay("gradient", objective.samples)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._clip(parameters)
+        return loss.detach()
+
+    def _clip(self, parameters: list[Tensor]) -> None:
+        """Bounds the gradients, where the optimizer offers it."""
+
+    def _trainable(self) -> list[Tensor]:
+        groups = self.param_groups  # type: ignore[attr-defined]
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        if not parameters:
+            from hybridopt.objective import ParameterSpace
+
+            ParameterSpace(parameters)
+        return parameters
+
+    def _torch_step(self) -> Callable[..., Any]:
+        # An instance of the bare torch class anywhere in the process makes torch wrap its step with the hooks; ours
+        # is wrapped already, so calling through theirs would fire every hook twice.
+        step: Any = self.torch_class.step
+        return step.__wrapped__ if getattr(step, "hooked", False) else step
