@@ -95,6 +95,10 @@ def make_config(cls: type[ConfigT], values: Mapping[str, Any] | None = None, *, 
             raise ConfigError(
                 f"{owner} has no option {name!r}.{suggest(name, fields)} Its options are: {known}."
             )
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in (values or {}):
+            raise ConfigError(f"{owner} needs a value for its option {name!r}, which has no default.")
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in (values or {}).items():
@@ -125,6 +129,8 @@ def check(config: ConfigT, *, owner: str = "") -> ConfigT:
         value = getattr(config, field.name)
         label = f"{owner}.{field.name}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if dataclasses.is_dataclass(hints[field.name]) and not isinstance(value, hints[field.name]):
+                raise _wrong_type(value, hints[field.name], label, field.metadata.get("help", ""))
             check(value, owner=label)
             continue
         value = _coerce(value, hints[field.name], label, field.metadata.get("help", ""))
@@ -166,9 +172,19 @@ def _coerce(value: Any, hint: Any, label: str, help: str) -> Any:
                 return value
         return _coerce(value, rest[0], label, help)
     if origin in (list, dict, tuple):
-        if isinstance(value, origin) or (origin is list and isinstance(value, tuple)):
-            return value
-        raise _wrong_type(value, hint, label, help)
+        if origin is list and isinstance(value, tuple):
+            value = list(value)
+        if not isinstance(value, origin):
+            raise _wrong_type(value, hint, label, help)
+        of = typing.get_args(hint)
+        if origin is list:
+            return [_coerce(item, of[0], f"{label}[{place}]", help) for place, item in enumerate(value)]
+        if origin is dict:
+            return {
+                _coerce(key, of[0], f"a key of {label}", help): _coerce(item, of[1], f"{label}[{key!r}]", help)
+                for key, item in value.items()
+            }
+        return value
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         try:
             return hint(value)
@@ -205,6 +221,11 @@ def _wrong_type(value: Any, hint: Any, label: str, help: str) -> ConfigError:
 
 def _check_range(value: Any, metadata: Mapping[str, Any], label: str) -> None:
     if value is None:
+        return
+    if isinstance(value, list | dict):
+        entries = enumerate(value) if isinstance(value, list) else value.items()
+        for place, item in entries:
+            _check_range(item, metadata, f"{label}[{place!r}]")
         return
     choices = metadata.get("choices")
     if choices is not None and value not in choices:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STATE = "escape"
 """Key in the optimizer's state under which an escape remembers, so that checkpoints hold it."""
 
+_CONFIDENCE = 3.0
+"""Standard errors by which mini-batches must agree that a jump was worth it."""
+
 
 @dataclass
 class EscapeConfig:
@@ -32,6 +35,7 @@ class EscapeConfig:
         gtol: On a deterministic objective, a largest gradient entry up to this is a stall; 0 takes 1e-8 in float64
             and 1e-4 in float32.
         window: Steps after the jump until it is judged.
+        probes: Last mini-batches of the window on which it is judged, where the batches differ.
         tries: Attempts at one stall, each from the snapshot in a fresh direction.
         seed: Of the escape's own random numbers.
     """
@@ -41,6 +45,7 @@ class EscapeConfig:
     rejected_steps: int = option(3, ge=1, help="so many rejected steps in a row are a stall")
     gtol: float = option(0.0, ge=0, help="gradient (max-norm) that is a stall; 0: 1e-8 (float64) or 1e-4 (float32)")
     window: int = option(20, ge=1, help="steps after the jump until it is judged")
+    probes: int = option(10, ge=1, help="last mini-batches of the window on which the jump is judged")
     tries: int = option(4, ge=1, help="attempts at one stall")
     seed: int = option(0, ge=0, help="seed of the escape's random numbers")
 
@@ -50,10 +55,11 @@ class Escape:
 
     The optimizer is watched for a stall: two windows of losses without progress, rejected steps in a row, or (only
     where every step sees the same data) a vanishing gradient. Then the parameters and the optimizer's state are
-    saved, the parameters jump, and the optimizer goes on for a window of steps. Both ends of the window are then
-    compared on the same batch, one that had no part in choosing the jump; unless the new one is lower beyond the
-    noise floor, all is put back and another direction is tried. After a stall without an escape the next check
-    waits twice as long.
+    saved, the parameters jump, and the optimizer goes on for a window of steps. Unless the function is lower at its
+    end, all is put back and another direction is tried. On the same data that means lower beyond rounding. Where the
+    batches differ, the last ones of the window compare the saved point with the running one before its step, so no
+    batch judges what was fitted to it, and the mean difference has to exceed three times its standard error. After
+    a stall without an escape the next check waits twice as long.
 
     A subclass writes `propose`.
 
@@ -98,13 +104,15 @@ class Escape:
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
         if not memory:
             memory.update(self._fresh())
+        same_batch = memory["key"] == objective.key
+        memory["key"] = objective.key
         if memory["phase"] == "window":
             memory["left"] -= 1
+            if not same_batch and memory["left"] < self.config.probes:
+                memory["gains"].append(self._gain_before_step(objective, memory))
             if memory["left"] <= 0:
                 self._judge(optimizer, objective, memory)
             return
-        same_batch = memory["key"] == objective.key
-        memory["key"] = objective.key
         reason = self._stalled(optimizer, objective, memory, same_batch)
         if reason is not None:
             memory["attempt"] = 0
@@ -142,6 +150,7 @@ class Escape:
             "key": "",
             "attempt": 0,
             "left": 0,
+            "gains": [],
             "snapshot": None,
             "escapes": 0,
             "random": torch.Generator().manual_seed(self.config.seed).get_state(),
@@ -193,18 +202,23 @@ class Escape:
             return
         # The first evaluation's numbers belong to the step; the new point starts its own.
         objective.commit(memory["snapshot"]["position"] + proposal.jump)
-        memory.update(phase="window", left=self.config.window)
+        memory.update(phase="window", left=self.config.window, gains=[])
         optimizer.moved(objective, "escape")
         jump = float(torch.linalg.vector_norm(proposal.jump))
         optimizer.report.events.append({"event": "escape_jump", "jump_norm": jump, **details})
 
     def _judge(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
         snapshot = memory["snapshot"]
-        before = objective.value(snapshot["position"])
-        now = objective.value()
-        floor = noise_floor(before, objective.eps)
-        details = {"attempt": memory["attempt"], "gain": before - now}
-        if math.isfinite(now) and now < before - floor:
+        gains = memory["gains"]
+        if gains:
+            gain = sum(gains) / len(gains)
+            needed = _standard_error(gains) * _CONFIDENCE
+        else:
+            before = objective.value(snapshot["position"])
+            gain = before - objective.value()
+            needed = noise_floor(before, objective.eps)
+        details = {"attempt": memory["attempt"], "gain": gain}
+        if math.isfinite(gain) and gain > needed:
             optimizer.report.events.append({"event": "escaped", **details})
             memory.update(self._watch_again(memory), escapes=memory["escapes"] + 1)
             return
@@ -219,6 +233,12 @@ class Escape:
         else:
             self._jump(optimizer, objective, memory)
 
+    @staticmethod
+    def _gain_before_step(objective: Objective, memory: dict[str, Any]) -> float:
+        """How much lower than the snapshot the point was from which the last step started, on that step's batch."""
+        before = objective.value(memory["snapshot"]["position"])
+        return before - float(objective.start_loss) - objective._decay_value(None)
+
     def _watch_again(self, memory: dict[str, Any]) -> dict[str, Any]:
         return {
             "phase": "watch",
@@ -226,6 +246,7 @@ class Escape:
             "rejected": 0,
             "wait": 0,
             "pause": self.config.stall_window,
+            "gains": [],
             "snapshot": None,
             "attempt": 0,
         }
@@ -285,6 +306,11 @@ def resolve_escape(escape: Any) -> Escape | None:
     if name == "none":
         return None
     return registry.get(name)(**options)
+
+
+def _standard_error(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
 
 
 def _largest(gradients: list[Tensor]) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,40 @@ class ParameterSpace:
         return [(parameter._version, parameter.data_ptr()) for parameter in self.parameters]
 
 
+_REGISTERED = "_parameters"  # torch's own table of a module's parameters
+
+
+class _Place(NamedTuple):
+    """Where a parameter sits: under a key in a list or dict that is an attribute of a module.
+
+    Beside the registered ones, a module may keep its parameters in tables of its own and read them there. The
+    recurrent layers do (`_flat_weights`), and watch by weak references whether they are still the same. A table is
+    looked up every time, since modules make new ones (the recurrent layers in ``.to()``).
+    """
+
+    attributes: dict[str, Any]
+    name: str
+    key: Any
+    position: int
+
+    def entry(self) -> Any:
+        """Returns what sits there now, None if there is no such place any more."""
+        try:
+            return self.attributes[self.name][self.key]
+        except LookupError:
+            return None
+
+    def put(self, entry: Any) -> None:
+        """Puts something there, if there is such a place."""
+        table = self.attributes.get(self.name)
+        if isinstance(table, dict) or (isinstance(table, list) and self.key < len(table)):
+            table[self.key] = entry
+
+
+def _target(entry: Any) -> Any:
+    return entry() if isinstance(entry, weakref.ref) else entry
+
+
 class Slots:
     """The places in a module tree where given parameters and the buffers sit.
 
@@ -150,9 +185,7 @@ class Slots:
     def __init__(self, modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:
         index = {id(parameter): position for position, parameter in enumerate(parameters)}
         self._expected = list(parameters)
-        # Attributes of a module, the name of a table among them, key in that table, position of the parameter. The
-        # table is looked up every time, since modules make new ones (the recurrent layers in `.to()`).
-        self._parameters: list[tuple[dict[str, Any], str, Any, int]] = []
+        self._places: list[_Place] = []
         self._buffers: list[tuple[dict, str]] = []
         visited: set[int] = set()
         for root in modules:
@@ -161,18 +194,16 @@ class Slots:
                     continue
                 visited.add(id(module))
                 attributes = vars(module)
-                for attribute, table in attributes.items():
-                    # Beside `_parameters`, a module may keep its parameters in lists and dicts of its own and read
-                    # them there, as the recurrent layers do (`_flat_weights`).
+                for name, table in attributes.items():
                     if isinstance(table, list | dict):
-                        entries = enumerate(table) if isinstance(table, list) else table.items()
-                        self._parameters += [
-                            (attributes, attribute, key, index[id(entry)]) for key, entry in entries if id(entry) in index
-                        ]
+                        for key, entry in enumerate(table) if isinstance(table, list) else table.items():
+                            position = index.get(id(_target(entry)))
+                            if position is not None:
+                                self._places.append(_Place(attributes, name, key, position))
                 for name, tensor in module._buffers.items():
                     if tensor is not None:
                         self._buffers.append((module._buffers, name))
-        found = {position for *_, position in self._parameters}
+        found = {place.position for place in self._places if place.name == _REGISTERED}
         missing = [position for position in range(len(parameters)) if position not in found]
         if missing:
             shapes = ", ".join(str(tuple(parameters[position].shape)) for position in missing[:3])
@@ -188,16 +219,12 @@ class Slots:
         Raises:
             ObjectiveError: If one was replaced by another tensor.
         """
-        for attributes, name, key, position in self._parameters:
-            try:
-                present = attributes[name][key]
-            except LookupError:
-                present = None
-            if present is not self._expected[position]:
+        for place in self._places:
+            if place.name == _REGISTERED and place.entry() is not self._expected[place.position]:
                 raise ObjectiveError(
-                    f"The model's parameter {key!r} was replaced by another tensor after the objective had been used "
-                    "(by an assignment, load_state_dict(assign=True), a parametrization or pruning). Change the model "
-                    "first; then make the optimizer and the objective."
+                    f"The model's parameter {place.key!r} was replaced by another tensor after the objective had been "
+                    "used (by an assignment, load_state_dict(assign=True), a parametrization or pruning). Change the "
+                    "model first; then make the optimizer and the objective."
                 )
 
     @contextmanager
@@ -206,16 +233,22 @@ class Slots:
 
         Args:
             tensors: One per parameter.
+
+        Raises:
+            ObjectiveError: If a parameter was replaced by another tensor.
         """
         self.check()
-        places = [(attributes[name], key, position) for attributes, name, key, position in self._parameters]
+        held: list[tuple[_Place, Any]] = []
         try:
-            for table, key, position in places:
-                table[key] = tensors[position]
+            for place in self._places:
+                entry, tensor = place.entry(), tensors[place.position]
+                if _target(entry) is self._expected[place.position]:
+                    held.append((place, entry))
+                    place.put(weakref.ref(tensor) if isinstance(entry, weakref.ref) else tensor)
             yield
         finally:
-            for table, key, position in places:
-                table[key] = self._expected[position]
+            for place, entry in held:
+                place.put(entry)
 
     @contextmanager
     def cloned_buffers(self) -> Iterator[list[Tensor]]:

@@ -10,99 +10,130 @@ layer is one node, and so is its backward pass:
   1. the tangent of the output, one sweep forward in time. It is the derivative for the gradient of the output, and
      all that a Jacobian product by the double-backward trick asks for: then nothing else is computed.
   2. the derivative of the gradient (Pearlmutter 1994, the R-operator), which is the backward sweep once more, with
-     other sources. That sweep is not run here: the sources are handed to `LayerForward` as gradients of the output
-     and of a further output, `local`, which stands for what the steps compute between their matrix products. The
-     engine adds them to what comes back from the loss, and one sweep does for both.
+     other sources. That sweep is not run here: the sources are handed to `LayerForward` as gradients of two further
+     outputs, `hidden` and `local`, which stand for the hidden states and for what the steps compute between their
+     matrix products. So one sweep does for them and for what comes back from the loss.
 
 A third derivative is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridopt.objective.recurrent_sweeps import Adjoint, Sweeps
+from hybridopt.objective.recurrent_sweeps import Direction, Sweeps
 
 
 def run_layer(
-    cell_type: type[Sweeps], x: Tensor, h0: Tensor, c0: Tensor | None, *weights: Tensor
+    cell: type[Sweeps], x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs one layer in one direction, twice differentiable.
+    """Runs one layer in one direction of time, twice differentiable.
 
     Args:
-        cell_type: Which cell.
+        cell: Which cell.
         x: Input, (T, B, I).
         h0: Initial hidden state, (B, H).
         c0: Initial cell, (B, H), or None.
-        *weights: Packed weights, as the cell documents them.
+        weights: Packed weights, as the cell documents them.
 
     Returns:
         The hidden states, (T, B, H), and the final cell, (B, H), or None.
     """
-    out, cell, _ = LayerForward.apply(x, h0, c0, *weights, cell_type)
-    return out, cell
+    # Views, so that no input is a leaf: see `_wanted`.
+    views = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, h0, c0, *weights)]
+    output, final_cell, _, _ = LayerForward.apply(cell, *views)
+    return output, final_cell
 
 
 class LayerForward(torch.autograd.Function):
     """The layer; see `run_layer`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
-        """Runs the forward sweep."""
-        *weights, cell_type = rest
+    def forward(
+        ctx: Any, cell: type[Sweeps], x: Tensor, h0: Tensor, c0: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Sweeps forward in time."""
         ctx.set_materialize_grads(False)
-        ctx.sweeps = sweeps = cell_type(x, h0, c0, weights)
-        out = sweeps.output()
-        # Only the shape of `local` matters: it is what its gradient is checked against. It takes no memory.
+        ctx.given = (False, True, True, c0 is not None) + (True,) * len(weights)
+        ctx.sweeps = sweeps = cell(x, h0, c0, weights)
+        # Of these only the shape matters: it is what their gradients are checked against. They take no memory.
+        hidden = x.new_empty(()).expand(sweeps.hidden_shape)
         local = x.new_empty(()).expand(sweeps.local_shape)
-        ctx.save_for_backward(x, h0, out, local, *weights)
-        return out, sweeps.final_cell(), local
+        ctx.save_for_backward(x, h0, hidden, local, *weights)
+        return sweeps.output(), sweeps.final_cell(), hidden, local
 
     @staticmethod
-    def backward(ctx: Any, out: Tensor | None, cell: Tensor | None, local: Tensor | None) -> tuple[Any, ...]:
-        """Sweeps back in time, as a node of its own if the result is to be differentiated again."""
-        wanted = _wanted(ctx)
+    def backward(
+        ctx: Any, out: Tensor | None, cell: Tensor | None, hidden: Tensor | None, local: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Sweeps back in time, as a node of its own if the result is to be differentiated again.
+
+        Raises:
+            RuntimeError: If a graph for a third derivative is asked for.
+        """
+        inputs = ctx.saved_tensors  # also where nothing is done with them: it raises if the graph was freed
+        wanted = _wanted(ctx)[1:]
+        if out is None and cell is None and hidden is None and local is None:
+            return (None,) * len(ctx.given)
         if not torch.is_grad_enabled():
-            if out is None and cell is None and local is None:
-                return (None,) * len(ctx.needs_input_grad)
-            adjoint = ctx.sweeps.reverse(out, cell, local, keep=False)
-            return *ctx.sweeps.gradients(adjoint, wanted), None
-        if local is not None:
+            adjoint = ctx.sweeps.reverse(out, cell, hidden, local, keep=False)
+            return None, *ctx.sweeps.gradients(adjoint, wanted)
+        if hidden is not None or local is not None:
             raise RuntimeError(
-                "A third derivative of a recurrent layer was asked for, and only two are implemented: take the "
-                "product without create_graph=True."
+                "This recurrent layer has two derivatives, and a graph for a third one was asked for: take the "
+                "second without create_graph=True."
             )
-        return *LayerBackward.apply(out, cell, *ctx.saved_tensors, ctx.sweeps, wanted), None
+        return None, *LayerBackward.apply(ctx.sweeps, wanted, out, cell, *inputs)
 
 
 class LayerBackward(torch.autograd.Function):
     """The backward pass of `LayerForward`, which can be differentiated once."""
 
     @staticmethod
-    def forward(ctx: Any, grad_out: Tensor | None, grad_cell: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, sweeps: Sweeps, wanted: Sequence[bool], out: Tensor | None, cell: Tensor | None, *inputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Sweeps back in time."""
-        *_, sweeps, wanted = rest
         ctx.set_materialize_grads(False)
+        ctx.given = (False, False, out is not None, cell is not None) + (True,) * len(inputs)
         ctx.sweeps = sweeps
-        ctx.adjoint = sweeps.reverse(grad_out, grad_cell, None, keep=True)
-        ctx.tensors = (grad_out is not None, grad_cell is not None)
-        ctx.save_for_backward(*rest[:-2])
+        ctx.adjoint = sweeps.reverse(out, cell, None, None, keep=True)
         return sweeps.gradients(ctx.adjoint, wanted)
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, x: Tensor | None, h0: Tensor | None, c0: Tensor | None, *weights: Tensor | None
-    ) -> tuple[Any, ...]:
-        """Takes a direction in (x, h0, c0, weights) to the derivatives for what `forward` was given."""
-        nothing = (None,) * len(ctx.needs_input_grad)
-        if all(part is None for part in (x, h0, c0, *weights)):
-            return nothing
-        sweeps: Sweeps = ctx.sweeps
-        adjoint: Adjoint = ctx.adjoint
-        ctx.saved_tensors  # noqa: B018  (raises if one of them was written to since)
-        return nothing
+    ) -> tuple[Tensor | None, ...]:
+        """Takes a direction in (x, h0, c0, weights) to the derivatives for all that `forward` was given."""
+        _, _, for_out, for_cell, for_x, for_h0, for_hidden, for_local, *for_weights = _wanted(ctx)
+        second_order = for_x or for_h0 or for_hidden or for_local or any(for_weights)
+        direction = Direction(x, h0, c0, weights)
+        if direction.is_zero:
+            return (None,) * len(ctx.given)
+        tangent = ctx.sweeps.tangent(direction, keep=second_order)
+        out = tangent.hidden.transpose(1, 2) if for_out else None
+        cell = tangent.cell.t() if for_cell and tangent.cell is not None else None
+        if not second_order:
+            return None, None, out, cell, *(None,) * (len(ctx.given) - 4)
+        to_x, to_h0, hidden, *to_weights = ctx.sweeps.products(
+            ctx.adjoint, tangent, direction, (for_x, for_h0, for_hidden, *for_weights)
+        )
+        local = ctx.sweeps.curvature(ctx.adjoint, tangent.local) if for_local and tangent.local is not None else None
+        return None, None, out, cell, to_x, to_h0, hidden, local, *to_weights
+
+
+def _wanted(ctx: Any) -> list[bool]:
+    """Which of a node's inputs the derivative under way goes on to, one flag for each argument of `forward`.
+
+    `ctx.needs_input_grad` only says what may ever need a gradient; a Jacobian product asks for one input of many, and
+    saves half of the work by knowing. The engine does not answer for leaves.
+    """
+    edges = iter(ctx.next_functions)
+    nodes = [next(edges)[0] if given else None for given in ctx.given]
+    return [node is not None and torch._C._will_engine_execute_node(node) for node in nodes]

@@ -22,7 +22,7 @@ class TorchStep(Stepping):
 
     torch_class: ClassVar[type[torch.optim.Optimizer]]
 
-    def step(self, objective: Objective) -> Tensor:
+    def step(self, objective: Objective | None = None) -> Tensor:
         """Does one step on the objective.
 
         Afterwards ``p.grad`` is the gradient that was used (clipped, if clipping is on), and `report` tells what
@@ -46,7 +46,7 @@ class TorchStep(Stepping):
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.report = Report(loss=loss, grad_norm=lambda: norm(gradients))
         if self.escape is not None:
-            bound = objective.bind(self.param_groups)  # type: ignore[attr-defined]
+            bound = objective.bind(self.param_groups, regularize=self.coupled_decay)  # type: ignore[attr-defined]
             bound.renew()
             bound.start_loss = loss
             self.escape.after_step(self, bound)
@@ -61,6 +61,9 @@ class TorchStep(Stepping):
         with torch.enable_grad():
             loss = objective()
             gradients = objective.differentiate(loss, parameters)
+        if all(gradient is None for gradient in gradients):
+            # None of them was used, perhaps because they are another model's: binding says so.
+            objective.bind(self.param_groups)  # type: ignore[attr-defined]
         objective.ledger.pay("gradient", objective.samples)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -71,8 +74,14 @@ class TorchStep(Stepping):
         """Bounds the gradients, where the optimizer offers it."""
 
     def _trainable(self) -> list[Tensor]:
-        groups = self.param_groups  # type: ignore[attr-defined]
-        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        parameters: list[Tensor] = []
+        for group in self.param_groups:  # type: ignore[attr-defined]
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    parameters.append(parameter)
+                elif parameter.grad is not None:
+                    # Frozen since its last step; torch would go on with the gradient of then.
+                    parameter.grad = None
         if not parameters:
             from hybridopt.objective import ParameterSpace
 

@@ -1,0 +1,120 @@
+"""Turns what Hydra and OmegaConf complain about into one paragraph that names the fix."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
+from hybridopt.experiment import parts
+
+_GROUPS = ("task", "optimizer", "escape", "schedule", "budget", "tracker", "launcher", "experiment")
+
+
+def explain(error: BaseException) -> BaseException:
+    """Returns an error to show instead, or the same one if it is no complaint about the config.
+
+    Args:
+        error: What ended the composition or the run.
+    """
+    if isinstance(error, HybridoptError):
+        return error
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException, SearchPathException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"The override {error.override!r} cannot be read: {_first(error)}. Write key=value; quote values with "
+            "spaces, commas or brackets, e.g. 'optimizer.options={lr: 1e-3}'."
+        )
+    if isinstance(error, SearchPathException):
+        return ConfigError(f"{_first(error)}. Give --config-dir a directory that exists.")
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _composition(error)
+    if isinstance(error, OSError):
+        from hybridopt.core import StoreError
+
+        where = f" {error.filename}" if error.filename else ""
+        return StoreError(f"The system refused{where}: {error.strerror or error}. Choose another place with out=DIR.")
+    if isinstance(error, ValueError) and str(error).startswith(("Only one of", "The --resolve")):
+        return ConfigError(_first(error))
+    return error
+
+
+def _missing(error: Any) -> HybridoptError:
+    wanted = str(error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, name = wanted.rpartition("/")
+    group = group.removeprefix("schema/")
+    if group in parts.KINDS:
+        if name in parts.registry(group):
+            parts.part_class(group, name)  # a broken package: its own error tells more
+        names = sorted({*parts.names(group), *(error.options or [])} - {""})
+        listed = f"Known: {', '.join(names)}."
+        return UnknownNameError(f"There is no {group} {name!r}.{suggest(name, names)} {listed}")
+    if group in _GROUPS:
+        options = list(error.options or [])
+        known = f"Known: {', '.join(options)}." if options else "There are none yet."
+        return UnknownNameError(
+            f"There is no {group} {name!r}.{suggest(name, options)} {known} Your own YAML files are found with "
+            "--config-dir DIR."
+        )
+    return ConfigError(f"{_first(error)}. Check the name, or give the directory of your YAML files with --config-dir.")
+
+
+def _composition(error: BaseException) -> HybridoptError:
+    text, cause = str(error), error.__cause__
+    key = re.search(r"Could not override '([^']*)'", text)
+    if key is not None:
+        return _unknown_key(key.group(1), getattr(cause, "parent_node", None))
+    merging = re.search(r"Error merging override (.+)", text)
+    if merging is not None and cause is not None:
+        return ConfigError(f"{merging.group(1).strip()} does not fit: {_first(cause)}. Give a value of that type.")
+    present = re.search(r"An item is already at '([^']+)'", text)
+    if present is not None:
+        return ConfigError(f"The key {present.group(1)} is there already: write {present.group(1)}=VALUE without the +.")
+    if "Ambiguous value for argument" in text:
+        override = re.search(r"'(.+?)'\n", text)
+        what = override.group(1) if override else "The value"
+        return ConfigError(
+            f"{what} has several values: add -m (hybridopt run -m ...) to run them all, or write key=[a,b] for one list."
+        )
+    multiple = re.search(r"Multiple values for ([\w/]+)", text)
+    if multiple is not None:
+        return ConfigError(
+            f"{multiple.group(1)} is chosen twice. Every group has a default already: write {multiple.group(1)}=NAME "
+            "without the +."
+        )
+    if cause is not None and cause is not error and _first(cause) not in text:
+        return ConfigError(f"{_first(error)}: {_first(cause)}. Check that key in the command and in the YAML files.")
+    return ConfigError(f"{_first(error)}. Check that key in the command and in the YAML files.")
+
+
+def _unknown_key(key: str, node: Any) -> ConfigError:
+    """The message for a key that the config does not have; `node` is where it was looked for."""
+    parent, _, name = key.rpartition(".")
+    known = [str(item) for item in node if item != "hydra"] if node is not None and hasattr(node, "keys") else []
+    if not parent and not known:
+        known = list(_GROUPS)
+    if not parent:
+        known = sorted({*known, *_GROUPS})
+    owner = f"{parent} has no option" if parent else "There is no config key"
+    listed = f" Known: {', '.join(known)}." if known else ""
+    chosen = ""
+    if parent in parts.KINDS and "name" in known:
+        chosen = f" ({parent}={node['name']})"
+        listed = f" Its options{chosen}: {', '.join(item for item in known if item != 'name')}."
+    return ConfigError(f"{owner} {name!r}.{suggest(name, known)}{listed}")
+
+
+def _first(error: BaseException) -> str:
+    """The part of a message that people can use: without search paths and OmegaConf's internal lines."""
+    kept = []
+    for line in str(error).splitlines():
+        stripped = line.strip()
+        if re.match(r"(full_key|object_type|reference_type|Config search path|provider=)", stripped):
+            break
+        if stripped and not stripped.startswith("See https://"):
+            kept.append(stripped)
+    return " ".join(kept).rstrip(".") or type(error).__name__

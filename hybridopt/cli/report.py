@@ -1,0 +1,33 @@
+"""``hybridopt report DIR``: the report of what is there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hybridopt.core.errors import StoreError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of the command.
+
+    Args:
+        parser: The command's parser.
+    """
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a directory with runs below it")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR itself)")
+
+
+def main(options: argparse.Namespace, *, debug: bool) -> int:
+    """Writes the report.
+
+    Args:
+        options: The parsed arguments.
+        debug: Whether to show traces.
+    """
+    if not options.directory.is_dir():
+        raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
+    from hybridopt.cli.closing import write
+
+    write(options.directory, options.out)
+    return 0

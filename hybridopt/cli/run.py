@@ -1,0 +1,208 @@
+"""``hybridopt run``: a Hydra application behind two flags of our own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hybridopt._paths import conf_dir
+from hybridopt.cli import console
+from hybridopt.cli.explain import explain
+from hybridopt.cli.progress import make_monitor, make_observer
+from hybridopt.core import ConfigError, HybridoptError
+from hybridopt.experiment.config import RunConfig, resolve
+from hybridopt.experiment.job import run_directory, run_job
+from hybridopt.experiment.layout import STATUS
+from hybridopt.experiment.monitor import Outcome
+from hybridopt.experiment.plugins import load_plugin
+from hybridopt.experiment.sweep import run_name, run_sweep, sweep_directory
+
+
+class Session:
+    """What Hydra calls: once for a single run, once with all jobs for a sweep.
+
+    Errors are kept in `error` instead of being raised through Hydra, which would print about them itself.
+
+    Args:
+        plugins: Absolute paths or module names, loaded already; every job loads them too.
+
+    Attributes:
+        outcomes: How the runs ended.
+        directory: Of the sweep; None for single runs.
+        error: What the session ended with, or None.
+    """
+
+    def __init__(self, plugins: Sequence[str]) -> None:
+        self.plugins = list(plugins)
+        self.outcomes: list[Outcome] = []
+        self.statuses: list[dict[str, Any]] = []
+        self.directory: Path | None = None
+        self.error: BaseException | None = None
+
+    def __call__(self, cfg: Any) -> None:
+        """Does one run in this process.
+
+        Args:
+            cfg: The composed config.
+        """
+        from hydra.core.hydra_config import HydraConfig
+
+        from hybridopt.experiment.schema import chosen_experiment, to_values
+
+        try:
+            values = to_values(cfg, chosen_experiment(HydraConfig.get()))
+            self._single(resolve({**values, "plugins": self.plugins}))
+        except BaseException as error:
+            self.error = error
+
+    def sweep(self, jobs: Sequence[dict[str, Any]]) -> None:
+        """Does many runs, each in a process of its own.
+
+        Args:
+            jobs: The composed configs as plain values.
+        """
+        try:
+            configs = [resolve({**values, "plugins": self.plugins}) for values in jobs]
+            self.directory = sweep_directory(configs[0])
+            self.outcomes += run_sweep(configs, make_monitor())
+        except BaseException as error:
+            self.error = error
+
+    def _single(self, config: RunConfig) -> None:
+        import torch
+
+        from hybridopt.experiment.build import build
+        from hybridopt.experiment.jsonio import read_json
+
+        directory, name = run_directory(config), run_name(config)
+        known = read_json(directory / STATUS) or {}
+        if known.get("status") in ("done", "diverged"):
+            self.outcomes.append(Outcome(directory, name, known["status"], str(known.get("reason", "")), fresh=False))
+            self.statuses.append(known)
+            return
+        torch.set_num_threads(config.threads or 1)
+        built = build(config)  # before anything is written: a run that cannot start leaves no trace
+        console.line(f"{name} -> {directory}")
+        observer = make_observer()
+        try:
+            status = run_job(directory, config, built=built, observer=observer)
+        except HybridoptError:
+            raise
+        except Exception as error:
+            status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            self.error = error
+        finally:
+            observer.close()
+        self.outcomes.append(Outcome(directory, name, status["status"], status["reason"]))
+        self.statuses.append(status)
+
+
+def main(arguments: Sequence[str], *, debug: bool) -> int:
+    """Runs Hydra with the rest of the command line, then tells how it went.
+
+    Args:
+        arguments: All after ``run``.
+        debug: Whether to show traces.
+    """
+    own, rest = _own_flags(arguments)
+    session = Session([load_plugin(name) for name in own])
+    code = _through_hydra(session, rest)
+    error = session.error
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if error is not None and (debug or not isinstance(error, Exception)):
+        raise error
+    if session.outcomes:
+        if session.directory is not None:
+            from hybridopt.cli.closing import close_sweep
+
+            return close_sweep(session.directory, session.outcomes)
+        from hybridopt.cli.closing import close_run
+
+        return max(close_run(*pair) for pair in zip(session.outcomes, session.statuses, strict=True))
+    if error is not None:
+        raise explain(error) from error
+    return code
+
+
+def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
+    import hydra
+
+    from hybridopt.experiment.schema import register
+
+    conf = conf_dir()
+    if not (conf / "config.yaml").is_file():
+        raise ConfigError(f"The configuration directory {conf} is missing. Install hybridopt again, or check it out whole.")
+    register(conf)
+    application = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(session)
+    before_argv, before_flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    # Hydra then raises its errors instead of printing them and leaving.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Hydra makes a directory for every run and writes a file for every sweep; ours are made by the run itself.
+    with tempfile.TemporaryDirectory(prefix="hybridopt-") as scratch:
+        flags, overrides = _sorted_arguments(arguments)
+        overrides += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}"]
+        sys.argv = ["hybridopt run", *flags, *overrides]
+        try:
+            application()
+        except SystemExit as stop:  # --help and the like, or a flag that Hydra's parser refused
+            return stop.code if isinstance(stop.code, int) else 2
+        except (HybridoptError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise explain(error) from error
+        finally:
+            sys.argv = before_argv
+            if before_flag is None:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+            else:
+                os.environ["HYDRA_FULL_ERROR"] = before_flag
+    return 0
+
+
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+def _sorted_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts Hydra's flags from overrides: its parser wants all overrides in one row, people do not write so."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        flags.append(argument)
+        takes = argument in (*_WITH_VALUE, "--experimental-rerun")
+        if pending and (takes or (argument in ("--info", "-i") and pending[0] in _INFO)):
+            flags.append(pending.pop(0))
+    # Before what follows, an optional value must not be mistaken: --info is made complete.
+    return [("--info=all" if flag in ("--info", "-i") and not _has_value(flags, i) else flag)
+            for i, flag in enumerate(flags)], overrides
+
+
+def _has_value(flags: Sequence[str], index: int) -> bool:
+    return index + 1 < len(flags) and flags[index + 1] in _INFO
+
+
+def _own_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes ``--plugin NAME`` and ``--plugin=NAME`` out, wherever they stand."""
+    plugins, rest = [], []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument == "--plugin":
+            name = next(pending, None)
+            if name is None:
+                raise ConfigError("--plugin needs a Python file or a module name after it: --plugin my_method.py.")
+            plugins.append(name)
+        elif argument.startswith("--plugin="):
+            plugins.append(argument.partition("=")[2])
+        else:
+            rest.append(argument)
+    return plugins, rest

@@ -1,0 +1,209 @@
+"""Builds what a config names: task, data, model, optimizer, schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import torch
+
+from hybridopt.core import ConfigError
+from hybridopt.experiment import parts
+from hybridopt.experiment.batches import Batches
+from hybridopt.experiment.config import RunConfig, batch_policy
+from hybridopt.experiment.randomness import seed_everything
+from hybridopt.experiment.schedules import Schedule
+from hybridopt.experiment.startup import skip_compiler_import, warm_up
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Experiment:
+    """The parts of one run, on its device.
+
+    Attributes:
+        task: The task.
+        splits: Train, validation and test data.
+        model: The module that is trained.
+        optimizer: Moves the model's parameters.
+        schedule: Moves the optimizer's rate.
+        batches: Says which samples a step sees.
+        limits: The budget with the task's default filled in.
+        device: Where it all is.
+    """
+
+    task: Any
+    splits: Any
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Schedule
+    batches: Batches
+    limits: dict[str, float | None]
+    device: torch.device
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a report says about the task: plain data."""
+        splits, task = self.splits, self.task
+        return {
+            "name": task.name,
+            "summary": task.summary,
+            "trivial_loss": _trivial_loss(task, splits),
+            "targets": [dataclasses.asdict(target) for target in task.targets],
+            "reference_samples": int(task.reference_samples(splits)),
+            "train_size": len(splits.train),
+            "validation_size": len(splits.validation),
+            "test_size": len(splits.test),
+            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "batch_size": self.batches.size,
+            "family": getattr(self.optimizer, "family", None),
+        }
+
+
+def build(config: RunConfig, device: str | None = None) -> Experiment:
+    """Builds the parts of a run; all generators are seeded first.
+
+    Args:
+        config: A checked config.
+        device: Overrides the config's, e.g. to choose one of several GPUs.
+
+    Raises:
+        HybridoptError: If data is missing, a batch is larger than the data, or parts do not fit together.
+    """
+    seed_everything(config.seed)
+    where = torch.device(device or config.device)
+    dtype = getattr(torch, config.dtype)
+    task = build_task(config)
+    splits = task.splits(config.seed).to(where, dtype)
+    batches = _batches(config, task, splits)
+    limits = limits_of(config, task)
+    model = task.model(config.seed).to(where, dtype)
+    optimizer = build_optimizer(config, model)
+    schedule = build_schedule(config, optimizer, batches.steps_per_epoch, limits)
+    # With a task of its own, in case the loss remembers anything.
+    warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
+    # What came before (initialization, data, warm-up) must not depend on how many numbers it drew.
+    seed_everything(config.seed)
+    return Experiment(task, splits, model, optimizer, schedule, batches, limits, where)
+
+
+def build_task(config: RunConfig) -> Any:
+    """Returns the task that a config names.
+
+    Args:
+        config: A checked config.
+    """
+    cls = parts.part_class("task", config.task["name"])
+    options = {key: value for key, value in config.task.items() if key != "name"}
+    if isinstance(options.get("batch_size"), str):  # "large" and "full" are the loop's business
+        del options["batch_size"]
+    return cls(**options)
+
+
+def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Any:
+    """Returns the optimizer that a config names, with its escape, on the parameters of a model.
+
+    Args:
+        config: A checked config.
+        model: Its trainable parameters are optimized.
+
+    Raises:
+        ConfigError: If the optimizer refuses its options.
+    """
+    from hybridopt.factory import create
+
+    skip_compiler_import()
+    options = {key: value for key, value in config.optimizer.items() if key != "name"}
+    escape = None if config.escape["name"] == "none" else _seeded(dict(config.escape), config.seed)
+    name = config.optimizer["name"]
+    try:
+        return create(name, model.parameters(), escape=escape, **_seeded(options, config.seed))
+    except TypeError as error:  # a third-party class that does not know an option
+        raise ConfigError(f"The optimizer {name} does not take these options: {error}.") from error
+
+
+def build_schedule(
+    config: RunConfig, optimizer: Any, steps_per_epoch: int, limits: dict[str, float | None]
+) -> Schedule:
+    """Returns the schedule that a config names.
+
+    Args:
+        config: A checked config.
+        optimizer: Whose rate is scheduled.
+        steps_per_epoch: Steps in a pass over the training set.
+        limits: What `limits_of` returned.
+
+    Raises:
+        ConfigError: If the schedule needs to know the number of steps and the budget does not tell.
+    """
+    cls = parts.part_class("schedule", config.schedule["name"])
+    options = {key: value for key, value in config.schedule.items() if key != "name"}
+    return cls(cls.Config(**options), optimizer, steps_per_epoch, _total_steps(limits, steps_per_epoch))
+
+
+def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
+    """Finds what only building finds: a batch larger than the data, parts that do not fit, an open-ended schedule.
+
+    Args:
+        config: A checked config.
+        splits: The task's data.
+        task: The task.
+
+    Raises:
+        HybridoptError: If the run could not start.
+    """
+    batches = _batches(config, task, splits)
+    optimizer = build_optimizer(config, torch.nn.Linear(2, 1))
+    build_schedule(config, optimizer, batches.steps_per_epoch, limits_of(config, task))
+
+
+def limits_of(config: RunConfig, task: Any) -> dict[str, float | None]:
+    """Returns the limits of a run: those of the budget, or the task's default when it sets none.
+
+    Args:
+        config: A checked config.
+        task: The task.
+    """
+    budget = config.budget
+    limits = {
+        "epochs": budget.epochs,
+        "steps": budget.steps,
+        "gradient_equivalents": budget.gradient_equivalents,
+        "seconds": budget.seconds,
+    }
+    if budget.unlimited:
+        # Equal cost for all; for mini-batch methods that is a number of steps, which schedules want to know.
+        mini = batch_policy(config.optimizer) == "mini"
+        limits["epochs" if mini else "gradient_equivalents"] = float(task.config.epochs)
+    return limits
+
+
+def _batches(config: RunConfig, task: Any, splits: Any) -> Batches:
+    return Batches(splits.train, config.task["batch_size"], task.config.batch_size, config.seed)
+
+
+def _trivial_loss(task: Any, splits: Any) -> float | None:
+    try:
+        return float(task.trivial_loss(splits))
+    except Exception as error:  # a remark in the report is not worth a run; a broken loss will show in training
+        _log.warning("The trivial predictor's loss is not known: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _total_steps(limits: dict[str, float | None], steps_per_epoch: int) -> int | None:
+    known = []
+    if limits["steps"] is not None:
+        known.append(int(limits["steps"]))
+    if limits["epochs"] is not None:
+        known.append(max(1, math.ceil(limits["epochs"] * steps_per_epoch - 1e-9)))
+    return min(known) if known else None
+
+
+def _seeded(options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Lets a part's own random numbers differ from one run's seed to the next."""
+    if isinstance(options.get("seed"), int):
+        options["seed"] = (options["seed"] + 7919 * seed) % 2**31
+    return options
+

@@ -1,0 +1,261 @@
+"""The config of one run: typed, checked, and the same whether it comes from Hydra, a YAML file or Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from hybridopt.core import ConfigError, DeviceError, make_config, option, suggest, to_dict
+from hybridopt.experiment import parts
+
+@dataclasses.dataclass
+class Budget:
+    """When a run ends: at whichever limit it meets first. With none of the first four the task's default holds.
+
+    Attributes:
+        epochs: Passes over the training set.
+        steps: Optimizer steps.
+        gradient_equivalents: Cost in gradients on the task's reference samples.
+        seconds: Training time; evaluation and logging do not count.
+        stop_at_targets: Ends the run when every target of the task has been reached.
+        patience: Ends the run after that many evaluations in a row without a lower validation loss.
+    """
+
+    epochs: float | None = option(None, gt=0, help="passes over the training set")
+    steps: int | None = option(None, ge=1, help="optimizer steps")
+    gradient_equivalents: float | None = option(None, gt=0, help="cost in gradients on the reference samples")
+    seconds: float | None = option(None, gt=0, help="training time without evaluation")
+    stop_at_targets: bool = option(False, help="end when every target of the task is reached")
+    patience: int | None = option(None, ge=1, help="evaluations without a lower validation loss")
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether none of the four limits is set."""
+        return (self.epochs, self.steps, self.gradient_equivalents, self.seconds) == (None,) * 4
+
+
+@dataclasses.dataclass
+class Launcher:
+    """How the jobs of a sweep are started: one fresh process each, on a queue of slots.
+
+    Attributes:
+        name: Only ``local``; clusters come in by Hydra's own launchers (``hydra/launcher=...``).
+        slots: Jobs at the same time on the CPU; None: one a core, at most 8.
+        jobs_per_gpu: Jobs at the same time on each GPU.
+        time_limit: Seconds after which a job is stopped and counted as failed; None: no limit.
+    """
+
+    name: str = option("local", choices=["local"])
+    slots: int | None = option(None, ge=1, help="jobs at the same time on the CPU")
+    jobs_per_gpu: int = option(1, ge=1, help="jobs at the same time on each GPU")
+    time_limit: float | None = option(None, gt=0, help="seconds a job may take")
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """Everything that a run depends on.
+
+    Attributes:
+        task: Name and options of the task; ``batch_size`` may be a number, ``large``, ``full`` or ``auto``: what the
+            optimizer wants, which is then filled in.
+        optimizer: Name and options of the optimizer.
+        escape: Name and options of the escape strategy, ``none`` for none.
+        schedule: Name and options of the learning-rate schedule.
+        budget: When the run ends.
+        tracker: Name and options of the tracker that mirrors the run.
+        launcher: How sweeps are started.
+        seed: Seed of data split, initialization, batch order and the optimizer's own random numbers.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``float32`` or ``float64``.
+        threads: Threads of torch; None: the cores divided by the slots of a sweep, hence 1 on up to 8 cores.
+        log_every: Steps between two rows of the history; None: 1, and 10 for mini-batch methods.
+        eval_every: Epochs between two evaluations.
+        checkpoint_every: Seconds between two checkpoints.
+        out: Directory of the experiment; None: ``outputs/<experiment>``, or ``outputs/runs``.
+        retry: ``none``, or ``failed`` to start failed runs again.
+        experiment: Name of the experiment that the run belongs to.
+        plugins: Files or modules that register more parts, imported first.
+    """
+
+    task: dict[str, Any] = option({"name": "digits_cnn"})
+    optimizer: dict[str, Any] = option({"name": "adam"})
+    escape: dict[str, Any] = option({"name": "none"})
+    schedule: dict[str, Any] = option({"name": "none"})
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    tracker: dict[str, Any] = option({"name": "none"})
+    launcher: Launcher = dataclasses.field(default_factory=Launcher)
+    seed: int = option(0, ge=0, le=2**31 - 1)
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N")
+    dtype: str = option("float32", choices=["float32", "float64"])
+    threads: int | None = option(None, ge=1, help="threads of torch")
+    log_every: int | None = option(None, ge=1, help="steps between rows")
+    eval_every: float = option(1.0, gt=0, help="epochs between evaluations")
+    checkpoint_every: float = option(60.0, gt=0, help="seconds between checkpoints")
+    out: str | None = option(None, help="directory of the experiment")
+    retry: str = option("none", choices=["none", "failed"])
+    experiment: str | None = option(None, help="name of the experiment")
+    plugins: list[str] = option([], help="files or modules that register more parts")
+
+
+def resolve(values: Mapping[str, Any]) -> RunConfig:
+    """Returns a checked config with every default filled in and nothing left to decide later.
+
+    Args:
+        values: Plain nested values under the names of `RunConfig`; a part may be given by its name alone.
+
+    Raises:
+        ConfigError: If a key, a name, a type or a range is wrong; the message proposes the nearest.
+        DeviceError: If this machine does not have the device.
+
+    Example:
+        >>> resolve({"optimiser": "adam"})
+        Traceback (most recent call last):
+        ...
+        hybridopt.core.errors.ConfigError: There is no config key 'optimiser'. Did you mean 'optimizer'? ...
+    """
+    known = [field.name for field in dataclasses.fields(RunConfig)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"There is no config key {key!r}.{suggest(key, known)} The keys are: {', '.join(known)}."
+            )
+    given = dict(values)
+    for kind in parts.KINDS:
+        if isinstance(given.get(kind), str):
+            given[kind] = {"name": given[kind]}
+    try:
+        config = make_config(RunConfig, given, owner="config")
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("config.")) from error
+    config.task = _check_task(config.task)
+    for kind in parts.KINDS[1:]:
+        setattr(config, kind, parts.check_part(kind, getattr(config, kind)))
+    config.device = check_device(config.device)
+    # The same for a single run as for one of a sweep, so that they are the same run; on small models more threads
+    # cost time rather than save it.
+    config.threads = config.threads or max(1, cores() // slot_count(config.launcher.slots, None))
+    _settle_batch(config)
+    return config
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """Returns the config as plain nested values: what `config.yaml` holds and `resolve` takes back.
+
+    Args:
+        config: A checked config.
+    """
+    return to_dict(config)
+
+
+def check_device(device: str) -> str:
+    """Returns the device that a name stands for on this machine: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: If it is none of those.
+        DeviceError: If this machine does not have it.
+    """
+    kind, colon, index = device.partition(":")
+    if device not in ("auto", "cpu") and not (kind == "cuda" and (not colon or index.isdecimal())):
+        raise ConfigError(
+            f"device must be auto, cpu, cuda or cuda:N, not {device!r}.{suggest(device, ['auto', 'cpu', 'cuda'])}"
+        )
+    if device == "cpu":
+        return device
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if count == 0:
+        raise DeviceError(
+            f"device={device} was asked for, but torch finds no CUDA device here. Use device=cpu (or auto), or install "
+            "a CUDA build of torch and check the driver with nvidia-smi."
+        )
+    if colon and int(index) >= count:
+        last = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
+        raise DeviceError(f"device={device} was asked for, but this machine has {last} only. Choose one of those.")
+    return device
+
+
+def cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+MOST_SLOTS = 8
+"""Jobs at the same time on the CPU unless the config says otherwise; each is a process with its own torch."""
+
+
+def slot_count(slots: int | None, threads: int | None) -> int:
+    """Returns how many jobs of a sweep run at the same time on the CPU.
+
+    Args:
+        slots: As configured, or None.
+        threads: Threads of each job as configured, or None.
+    """
+    return slots or max(1, min(MOST_SLOTS, cores() // (threads or 1)))
+
+
+def batch_policy(optimizer: Mapping[str, Any]) -> str:
+    """Returns the batch that an optimizer wants: ``mini``, ``large`` or ``full``.
+
+    Args:
+        optimizer: The optimizer part of a config.
+    """
+    return getattr(optimizer_class(optimizer), "batch", "mini")
+
+
+def optimizer_class(optimizer: Mapping[str, Any]) -> Any:
+    """Returns the class of an optimizer; the one that ``optimizer.cls`` names, for ``external``.
+
+    Args:
+        optimizer: The optimizer part of a config.
+
+    Raises:
+        UnknownNameError: If there is no such class.
+        ConfigError: If it cannot be imported.
+    """
+    name = optimizer["name"]
+    if name in parts.registry("optimizer"):
+        return parts.part_class("optimizer", name)
+    path = str(optimizer["cls"])
+    if path.startswith("scipy:"):
+        from hybridopt.optimizers.scipy_adapter import SciPy
+
+        return SciPy
+    if ":" not in path:
+        raise ConfigError(
+            f"optimizer=external needs optimizer.cls=torch:AdamW or optimizer.cls=package.module:Class, not {path!r}."
+        )
+    from hybridopt.optimizers.adapters import adapt
+
+    return adapt(path)
+
+
+def _check_task(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks a task's options; its batch size may be a word."""
+    batch = task.get("batch_size", "auto")
+    words = ("auto", "large", "full")
+    if isinstance(batch, bool) or not (batch in words or (isinstance(batch, int) and batch > 0)):
+        raise ConfigError(
+            f"task.batch_size must be auto (as the optimizer wants it), large, full or a number of samples of at "
+            f"least 1, not {batch!r}.{suggest(str(batch), words)}"
+        )
+    checked = parts.check_part("task", {key: item for key, item in task.items() if key != "batch_size"})
+    return {**checked, "batch_size": batch, "default_batch_size": checked.get("batch_size")}
+
+
+def _settle_batch(config: RunConfig) -> None:
+    """Replaces batch_size=auto by what the optimizer wants."""
+    default = config.task.pop("default_batch_size")
+    if config.task["batch_size"] != "auto":
+        return
+    policy = batch_policy(config.optimizer)
+    config.task["batch_size"] = policy if policy in ("full", "large") else (default or "full")

@@ -1,0 +1,255 @@
+"""Trackers mirror a run somewhere else. `history.jsonl` stays the truth: a mirror may fail, the run does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hybridopt.core import Registry, option
+
+registry = Registry(
+    "tracker",
+    {
+        "none": "hybridopt.experiment.trackers:Tracker",
+        "wandb": "hybridopt.experiment.trackers:WandbTracker",
+    },
+    entry_points="hybridopt.trackers",
+)
+"""Names of the config group ``tracker``."""
+
+_log = logging.getLogger(__name__)
+
+AXES = ("step", "epoch", "gradient_equivalents", "seconds")
+"""Keys that every row has, and against which metrics are drawn."""
+
+
+class Tracker:
+    """Mirrors nothing; base class of the others. Its methods run in a thread of their own, see `Mirror`.
+
+    Args:
+        config: An instance of `Config`.
+    """
+
+    @dataclasses.dataclass
+    class Config:
+        """No options."""
+
+    summary: ClassVar[str] = "no mirror; history.jsonl has everything"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def start(self, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
+        """Opens the mirror of a run.
+
+        Args:
+            directory: The run directory.
+            config: The resolved config.
+            run_id: Identity of the run.
+        """
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Mirrors one row of the history.
+
+        Args:
+            row: As stored.
+        """
+
+    def finish(self, status: Mapping[str, Any]) -> None:
+        """Closes the mirror.
+
+        Args:
+            status: The run's status.
+        """
+
+
+class WandbTracker(Tracker):
+    """Mirrors a run to Weights & Biases, offline unless told otherwise (``wandb sync`` uploads it later).
+
+    Args:
+        config: An instance of `Config`.
+    """
+
+    @dataclasses.dataclass
+    class Config:
+        """Options of `WandbTracker`.
+
+        Attributes:
+            project: Project name.
+            entity: Team or user; None: the default of the login.
+            mode: ``offline`` or ``online``.
+            tags: Beside task, optimizer, family and escape.
+        """
+
+        project: str = option("hybridopt", help="project name")
+        entity: str | None = option(None, help="team or user")
+        mode: str = option("offline", choices=["offline", "online"])
+        tags: list[str] = option([], help="more tags")
+
+    summary = "Weights & Biases, offline by default"
+
+    def start(self, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
+        """Opens a wandb run in the run directory, with the run's id, and declares the axes."""
+        import wandb
+
+        names = [config[kind]["name"] for kind in ("task", "optimizer", "escape")]
+        escape = [] if names[2] == "none" else [names[2]]
+        self._run = wandb.init(
+            project=self.config.project,
+            entity=self.config.entity,
+            dir=str(directory),
+            id=run_id,
+            name=f"{names[0]}/{'+'.join([names[1], *escape])}/s{config['seed']}",
+            group=config.get("experiment") or "runs",
+            tags=[*names[:2], *escape, *self.config.tags],
+            config=dict(config),
+            mode=self.config.mode,
+            resume="allow" if self.config.mode == "online" else None,
+            # Without it a second run in one process would silently go on writing the first.
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=30
+            ),
+        )
+        for axis in AXES:
+            self._run.define_metric(axis)
+        self._run.define_metric("*", step_metric="gradient_equivalents")
+        for name in ("train_loss", "validation_loss"):
+            self._run.define_metric(name, step_metric="gradient_equivalents", summary="min")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Logs the numbers of a row under flat names; events as ``event/<name>``."""
+        self._run.log(flatten(row))
+
+    def finish(self, status: Mapping[str, Any]) -> None:
+        """Writes the summary and closes the run."""
+        self._run.summary.update({"status": status["status"], **status.get("summary", {})})
+        self._run.finish(exit_code=0 if status["status"] == "done" else 1)
+
+
+def make_tracker(tracker: Mapping[str, Any]) -> Tracker:
+    """Returns the tracker that a config names.
+
+    Args:
+        tracker: The tracker part of a checked config.
+    """
+    cls = registry.get(tracker["name"])
+    return cls(cls.Config(**{key: value for key, value in tracker.items() if key != "name"}))
+
+
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row of the history as one flat mapping, as it is logged to wandb.
+
+    Args:
+        row: As stored.
+
+    Example:
+        >>> flatten({"type": "step", "step": 3, "loss": 0.5, "report": {"grad_norm": 1.0}})
+        {'step': 3, 'loss': 0.5, 'report/grad_norm': 1.0}
+        >>> flatten({"type": "event", "step": 3, "event": "escape_jump", "attempt": 0})
+        {'step': 3, 'event/escape_jump': 1, 'event/escape_jump/attempt': 0}
+    """
+    prefix = f"event/{row['event']}" if row.get("type") == "event" else ""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "type":
+            continue
+        if key == "event":
+            flat[prefix] = 1
+        elif isinstance(value, Mapping):
+            flat |= {f"{key}/{name}": item for name, item in _leaves(value)}
+        else:
+            flat[f"{prefix}/{key}" if prefix and key not in AXES else key] = value
+    return flat
+
+
+def _leaves(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += [(f"{key}/{name}", leaf) for name, leaf in _leaves(item)]
+        else:
+            found.append((key, item))
+    return found
+
+
+class Mirror:
+    """Runs a tracker in its own thread, where it can neither slow down, break nor end the run.
+
+    Rows are handed over through a queue. The first failure is one warning in the run's log, and the end of the
+    mirror; at the end of the run a mirror that hangs is left behind after `patience` seconds.
+
+    Args:
+        tracker: What to run.
+        patience: Seconds that its start, and later its end, are waited for.
+    """
+
+    def __init__(self, tracker: Tracker, patience: float = 20.0) -> None:
+        self._tracker = tracker
+        self._patience = patience
+        self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._started = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
+        """Starts the tracker, and waits until it stands so that its imports do not run beside the first steps.
+
+        Args:
+            directory: The run directory.
+            config: The resolved config.
+            run_id: Identity of the run.
+        """
+        if type(self._tracker) is Tracker:
+            return
+        self._calls.put(("start", (directory, config, run_id)))
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+        if not self._started.wait(self._patience):
+            _log.warning("The tracker is not up after %g s; the run starts without waiting for it.", self._patience)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Hands a row over.
+
+        Args:
+            row: As stored.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            self._calls.put(("log", (dict(row),)))
+
+    def finish(self, status: Mapping[str, Any]) -> None:
+        """Closes the tracker, waiting for it a limited time.
+
+        Args:
+            status: The run's status.
+        """
+        if self._thread is None:
+            return
+        self._calls.put(("finish", (dict(status),)))
+        self._calls.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            _log.warning("The tracker did not finish within %g s and is left behind.", self._patience)
+
+    def _work(self) -> None:
+        name = type(self._tracker).__name__
+        while (call := self._calls.get()) is not None:
+            method, arguments = call
+            try:
+                getattr(self._tracker, method)(*arguments)
+            except BaseException as error:
+                # Even SystemExit: whatever a tracker does, it is not worth a run.
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                _log.warning(
+                    "%s failed in %s (%s) and mirrors this run no further; history.jsonl has every row.",
+                    name,
+                    method,
+                    reason,
+                )
+                return
+            finally:
+                self._started.set()

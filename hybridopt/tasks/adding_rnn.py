@@ -1,0 +1,123 @@
+"""The adding problem of Hochreiter and Schmidhuber (1997), generated from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hybridopt.core import option
+from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
+from hybridopt.tasks.data.split import generator
+from hybridopt.tasks.recurrent import CELLS, INITIALIZATIONS, LastStepRNN
+
+TOLERANCE = 0.04
+"""A sequence counts as wrong if the error exceeds this (Martens and Sutskever, 2011)."""
+
+
+class AddingRNN(Task):
+    """Sums two marked numbers of a sequence: regression with a long-range dependency.
+
+    Each of T steps has two features: u uniform in (0, 1), and a marker that is 1 at one random step of the first half
+    and at one of the second half, else 0. The target is the sum of the two marked u. Always answering the mean, 1,
+    costs the variance of that sum, 2/12 = 1/6: the trivial loss. Hochreiter and Schmidhuber, "Long Short-Term
+    Memory", Neural Computation 9 (1997), experiment 4; here with one length T for all sequences. Martens and
+    Sutskever (ICML 2011) predict half the sum, so the tolerance of 0.04 is twice as strict here.
+    """
+
+    name = "adding_rnn"
+    summary = "adding problem (generated): sum of the two marked numbers of a sequence of length T"
+    targets = (Target("validation_loss", 0.01, "min"),)
+
+    @dataclass
+    class Config(TaskConfig):
+        """Options of `AddingRNN`.
+
+        Args:
+            batch_size: Mini-batch of optimizers that step on few samples.
+            epochs: Default budget in gradient-equivalents.
+            T: Length of the sequences; the longer, the harder.
+            train_samples: Sequences to train on.
+            validation_samples: Sequences to validate on, and as many to test on.
+            cell: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
+            hidden: Units of the recurrent layer.
+            initialization: ``"default"`` (torch's) or ``"orthogonal"``.
+        """
+
+        batch_size: int = option(50, ge=1, help="mini-batch of optimizers that step on few samples")
+        epochs: float = option(60.0, gt=0, help="default budget in gradient-equivalents")
+        T: int = option(20, ge=4, help="length of the sequences; the longer, the harder")
+        train_samples: int = option(1000, ge=1, help="sequences to train on")
+        validation_samples: int = option(500, ge=1, help="sequences to validate on, and as many to test on")
+        cell: str = option("lstm", choices=tuple(CELLS), help="recurrent cell; rnn is the plain tanh one")
+        hidden: int = option(24, ge=1, help="units of the recurrent layer")
+        initialization: str = option("default", choices=INITIALIZATIONS, help="of the recurrent weights")
+
+    config: Config
+
+    def build_splits(self, seed: int) -> Splits:
+        """Generates the three parts, each from a stream of its own.
+
+        Args:
+            seed: Decides every number and marker.
+        """
+        config = self.config
+        return Splits(
+            adding_problem(config.train_samples, config.T, generator(seed, "adding train")),
+            adding_problem(config.validation_samples, config.T, generator(seed, "adding validation")),
+            adding_problem(config.validation_samples, config.T, generator(seed, "adding test")),
+        )
+
+    def build_model(self) -> nn.Module:
+        """Returns the recurrent network with one linear output after the last step."""
+        config = self.config
+        return LastStepRNN(config.cell, 2, config.hidden, 1, initialization=config.initialization)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the mean squared error.
+
+        Args:
+            outputs: Predicted sums, shape (samples, 1).
+            targets: True sums, shape (samples, 1).
+        """
+        return functional.mse_loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Returns ``error_rate``, the share of sequences that are off by more than 0.04, and ``accuracy``, the rest.
+
+        Args:
+            outputs: Predicted sums, shape (samples, 1).
+            targets: True sums, shape (samples, 1).
+        """
+        # Counted as right, not as wrong, so that NaN is an error.
+        accuracy = float(((outputs - targets).abs() <= TOLERANCE).double().mean())
+        return {"accuracy": accuracy, "error_rate": 1.0 - accuracy}
+
+    def trivial_loss(self, splits: Splits) -> float:
+        """Returns the variance of the training targets, about 1/6: the loss of always saying their mean.
+
+        Args:
+            splits: What `splits` returned.
+        """
+        return float(splits.train.targets.double().var(correction=0))
+
+
+def adding_problem(samples: int, T: int, rng: torch.Generator) -> Split:
+    """Generates sequences of the adding problem.
+
+    Args:
+        samples: How many.
+        T: Length of each, at least 2.
+        rng: Decides the numbers and the marked positions.
+
+    Returns:
+        Inputs of shape (samples, T, 2), the number and the marker of each step; targets of shape (samples, 1).
+    """
+    numbers = torch.rand(samples, T, generator=rng)
+    first = torch.randint(0, T // 2, (samples, 1), generator=rng)
+    second = torch.randint(T // 2, T, (samples, 1), generator=rng)
+    marked = torch.cat([first, second], dim=1)
+    markers = torch.zeros(samples, T).scatter_(1, marked, 1.0)
+    return Split(torch.stack([numbers, markers], dim=-1), numbers.gather(1, marked).sum(dim=1, keepdim=True))

@@ -1,0 +1,113 @@
+"""Everything that can be asked for wrongly: one paragraph that names the fix, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hybridopt.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("optimizer=adamm", "There is no optimizer 'adamm'. Did you mean 'adam'?"),
+        ("task=digit_cnn", "Did you mean 'digits_cnn'?"),
+        ("escape=perturb", "Did you mean 'perturbation'?"),
+        ("schedule=cosin", "Did you mean 'cosine'?"),
+        ("tracker=wanb", "Did you mean 'wandb'?"),
+        ("experiment=quick", "Did you mean 'quickstart'?"),
+        ("optimizer=newton_cg optimizer.dampin=3", "Did you mean 'damping'?"),
+        ("optimizer=newton_cg +optimizer.dampin=3", "Did you mean 'damping'?"),
+        ("optimizer=newton_cg ++optimizer.dampin=3", "Did you mean 'damping'?"),
+        ("+escape.foo=1", "escape has no option 'foo'"),
+        ("budget.epoch=3", "Did you mean 'epochs'?"),
+        ("sead=1", "Did you mean 'seed'?"),
+        ("+sead=1", "Did you mean 'seed'?"),
+        ("optimiser=adam", "Did you mean 'optimizer'?"),
+        ("+optimizer=lbfgs", "write optimizer=NAME without the +"),
+        ("+optimizer.lr=3", "write optimizer.lr=VALUE without the +"),
+        ("optimizer.lr=abc", "optimizer.lr=abc does not fit"),
+        ("optimizer.betas=[1,b]", "could not be converted to Float"),
+        ("seed=1.5", "could not be converted to Integer"),
+        ("optimizer.lr=-1", "optimizer.lr must be >= 0, not -1.0"),
+        ("seed=-1", "seed must be >= 0"),
+        ("dtype=float16", "dtype must be one of"),
+        ("task.batch_size=ful", "Did you mean 'full'?"),
+        ("task.batch_size=99999", "the training set has 1258 samples"),
+        ("schedule=cosine budget.seconds=3", "set budget.epochs or budget.steps"),
+        ("device=gpu", "device must be auto, cpu, cuda or cuda:N"),
+        ("optimizer=adam,lbfgs", "add -m"),
+        ("optimizer.lr", "Write key=value"),
+        ("optimizer.lr=???", "lr"),
+        ("optimizer=external optimizer.cls=torch:AdamQ", "Did you mean 'Adam'?"),
+        ("optimizer=external optimizer.cls=tirch:Adam", "needs the module 'tirch'"),
+        ("--config-dir /nonexistent", "--config-dir a directory that exists"),
+        ("--plugin nope.py", "The plugin file nope.py does not exist"),
+        ("--plugin no_such_module", "There is no module 'no_such_module'"),
+        ("--plugin", "--plugin needs a Python file"),
+        ("-m optimizer=adam,lbfgss", "Did you mean 'lbfgs'?"),
+        ("-m optimizer=sgd,lbfgs +optimizer.foo=1", "optimizer has no option 'foo'"),
+        ("-m task=digits_cnn,mnist_autoencoder", "HYBRIDOPT_DATA"),
+        ("task=mnist_autoencoder", "HYBRIDOPT_DATA"),
+    ],
+)
+def test_one_paragraph(
+    arguments: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYBRIDOPT_DATA", str(tmp_path))  # without files in it
+    assert main(["run", *arguments.split()]) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1, "more than one paragraph"
+    assert captured.err.startswith("hybridopt: ")
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == [], "left something behind"
+
+
+def test_absent_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["run", "device=cuda"]) == 2
+    assert "Use device=cpu" in capsys.readouterr().err
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import socket
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYBRIDOPT_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert main(["run", "task=fashion_cnn"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "HYBRIDOPT_DATA" in error
+
+
+def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "seed=-1", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_plugin_that_fails_names_the_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text("x = 1\ny = undefined\n")
+    assert main(["run", "--plugin", "bad.py"]) == 2
+    error = capsys.readouterr().err
+    assert "at line 2: NameError" in error
+    (tmp_path / "worse.py").write_text("x = \n")
+    assert main(["run", "--plugin", "worse.py"]) == 2
+    assert "at line 1: SyntaxError" in capsys.readouterr().err
