@@ -6,7 +6,7 @@ BIN = .venv/bin
 
 help:
 	@printf '%s\n' \
-	'make demo     compare eight optimizers on two tasks (under 4 minutes on 2 cores); writes report.html' \
+	'make demo     compare nine optimizers on two tasks (under 4 minutes on 2 cores); writes report.html' \
 	'make test     lint, then the default tests (under 10 minutes on 2 cores)' \
 	'make lint     ruff: rules, docstrings, format' \
 	'make format   let ruff rewrite the files' \

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from hybridopt.certificate import Certificate, certify
 from hybridopt.core import ConfigError
-from hybridopt.escape.base import default_gtol
+from hybridopt.escape.base import default_gtol, resolve_escape
 from hybridopt.factory import create
 from hybridopt.globalization import noise_floor
 from hybridopt.objective import Objective
 
 _STALL_STEPS = 10
 """So many steps without progress beyond the noise floor end a run."""
+_SLOW_STALL_STEPS = 200
+"""The same for methods of mini-batches, whose steps need not descend."""
 
 
 @dataclass
@@ -124,8 +126,11 @@ def minimize(
         raise ConfigError(f"gtol must be > 0, not {gtol}; leave it out for 1e-8 in float64 and 1e-4 in float32.")
     if max_iter < 1 or (max_cost is not None and not max_cost > 0):
         raise ConfigError(f"max_iter must be at least 1 and max_cost > 0, got {max_iter} and {max_cost}.")
-    if isinstance(escape, str) and escape != "none":
-        escape = {"name": escape, "seed": seed}
+    if isinstance(escape, str):
+        escape = {"name": escape}
+    if isinstance(escape, Mapping):
+        # An escape looks where this run would end: at a gradient of the same size.
+        escape = {"seed": seed} | ({} if gtol is None else {"gtol": gtol}) | dict(escape)
     run = _Run(fun, x0, gtol, max_iter, max_cost, callback, seed)
     if method.startswith("scipy:"):
         run.scipy(method.removeprefix("scipy:"), escape, options or {})
@@ -178,6 +183,10 @@ class _Run:
         optimizer = create(method, objective.model.parameters(), escape=escape, **options)
         best = math.inf
         without = 0
+        patience = _STALL_STEPS if getattr(optimizer, "batch", "") == "full" else _SLOW_STALL_STEPS
+        if optimizer.escape is not None:
+            # The escape's own windows must have had their chance to see the stall.
+            patience = max(patience, 3 * getattr(optimizer.escape.config, "stall_window", 0) + 1)
         for self.iterations in range(1, self.max_iter + 1):
             loss = optimizer.step(objective)
             value = float(loss)
@@ -191,13 +200,15 @@ class _Run:
                 return
             busy = optimizer.escape is not None and optimizer.escape.busy(optimizer)
             if gradient <= self.gtol and not busy:
+                if optimizer.escape is not None and not optimizer.escape.settled(optimizer):
+                    optimizer.escape.rearm(optimizer)
                 # That was the gradient before the step; the one where the step ended decides.
-                if self._stationary():
+                elif self._stationary():
                     return
             floor = noise_floor(value, objective.eps)
             without = 0 if value < best - floor or busy or report.events else without + 1
             best = min(best, value)
-            if without >= _STALL_STEPS and (getattr(optimizer, "batch", "") == "full" or without >= 200):
+            if without >= patience:
                 self.status = "stalled"
                 self.reason = f"{without} steps without progress beyond the rounding of the function's value"
                 return
@@ -216,7 +227,7 @@ class _Run:
     def scipy(self, method: str, escape: Any, options: Mapping[str, Any]) -> None:
         from hybridopt.optimizers.scipy_adapter import run_scipy
 
-        if escape not in (None, "none"):
+        if resolve_escape(escape) is not None:
             raise ConfigError("SciPy's methods run on their own and cannot be given an escape; use one of hybridopt's.")
 
         def callback(x: Tensor, value: float, gradient: float) -> bool:
@@ -234,7 +245,9 @@ class _Run:
         if not math.isfinite(outcome.value):
             self.status, self.reason = "diverged", outcome.message
         elif not self.reason and not self._stationary():
-            exhausted = self.iterations >= self.max_iter
+            # SciPy's codes for a spent budget differ from method to method; its words do not.
+            spent = ("maximum number", "limit", "maxfun")
+            exhausted = self.iterations >= self.max_iter or any(word in outcome.message.lower() for word in spent)
             self.status = "budget_exhausted" if exhausted else "stalled"
             self.reason = f"SciPy: {outcome.message}"
 

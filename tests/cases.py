@@ -276,7 +276,12 @@ def _packed(kind: type[nn.RNNBase], **options: Any):
         return m.head((state[0] if isinstance(state, tuple) else state)[-1])
 
     model = Apply(forward, cell=kind(2, 3, **options), head=nn.Linear(3, 2))
-    return model, F.cross_entropy, pack_padded_sequence(torch.randn(4, 3, 2), [4, 2, 1]), torch.tensor([0, 1, 1])
+    return (
+        model,
+        F.cross_entropy,
+        pack_padded_sequence(torch.randn(4, 3, 2), [4, 2, 1]),
+        torch.tensor([0, 1, 1]),
+    )
 
 
 def lstm_states():
@@ -287,7 +292,12 @@ def lstm_states():
         states, (h, c) = outputs
         return F.mse_loss(states, targets) + 0.3 * h.square().mean() + 0.1 * c.square().sum()
 
-    return model, loss, (torch.randn(4, 2, 2), torch.randn(1, 2, 3), torch.randn(1, 2, 3)), torch.randn(4, 2, 3)
+    return (
+        model,
+        loss,
+        (torch.randn(4, 2, 2), torch.randn(1, 2, 3), torch.randn(1, 2, 3)),
+        torch.randn(4, 2, 3),
+    )
 
 
 def lstm_weight_norm():
@@ -516,7 +526,11 @@ def repeated_output():
         z = m.a(x)
         return z, z
 
-    return Apply(forward, a=_mlp()), lambda z, t: F.cross_entropy(z[0], t) + z[1].square().mean(), *_features()
+    return (
+        Apply(forward, a=_mlp()),
+        lambda z, t: F.cross_entropy(z[0], t) + z[1].square().mean(),
+        *_features(),
+    )
 
 
 def no_targets():
@@ -535,8 +549,9 @@ def partial(function: Callable[..., Any], *arguments: Any, **options: Any) -> Ca
 CASES: list[Case] = [
     *(Case(make.__name__, make) for make in (
         mlp_tanh, mlp_relu_mse, bce, nll_sum, linear_loss, cnn_max_pool, convolution_called_by_name,
-        convolution_of_one_image, layer_norm, rms_norm, group_norm, embedding, batch_norm_eval, lstm_states, attention_causal, transformer_eval, tied, shared_module, listed, frozen, unused,
-        parametrized, spectral_norm_eval, loss_with_parameter, several_inputs, named_inputs, dict_outputs,
+        convolution_of_one_image, layer_norm, rms_norm, group_norm, embedding, batch_norm_eval,
+        lstm_states, attention_causal, transformer_eval, tied, shared_module, listed, frozen, unused, parametrized,
+        spectral_norm_eval, loss_with_parameter, several_inputs, named_inputs, dict_outputs,
         dependent_outputs, unused_output, repeated_output, no_targets,
     )),
     Case("conv1d", lambda: _convolution(nn.Conv1d(2, 4, 3, 2, 2, 2, groups=2, bias=False), 6)),

@@ -83,7 +83,9 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     parser.add_argument("--debug", action="store_true", help="show the whole trace of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, text in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", add_help=name != "run")
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=name != "run"
+        )
         if name != "run":
             importlib.import_module(f"hybridopt.cli.{_MODULES[name]}").add_arguments(command)
     try:

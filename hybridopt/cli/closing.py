@@ -23,6 +23,9 @@ def close_run(outcome: Outcome, status: Mapping[str, Any]) -> int:
     Args:
         outcome: Of the run.
         status: Content of its status.json.
+
+    Raises:
+        KeyboardInterrupt: If the run was interrupted, so that the command ends as interrupted too.
     """
     if outcome.status == "done":
         if not outcome.fresh:

@@ -35,23 +35,31 @@ def rich_console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, right: str = "") -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """Writes a table to standard output.
 
     Args:
         columns: Headings.
         rows: Cells, as many as headings in each.
         title: Heading of the whole.
-        right: One character a column, ``>`` for those whose cells are aligned to the right.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, title=None if title is None else Text(title), title_justify="left", title_style="bold", pad_edge=False)
-    for index, column in enumerate(columns):
-        numeric = right[index : index + 1] == ">"
-        drawn.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    # A column without a heading or a cell would only take room.
+    shown = [i for i, column in enumerate(columns) if not column or any(row[i] for row in rows)]
+    drawn = Table(
+        show_header=any(columns),
+        box=SIMPLE_HEAD,
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for index in shown:
+        name = index < 3  # what a row is about stays on one line
+        drawn.add_column(Text(columns[index]), overflow="fold", no_wrap=name)
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(row[index]) for index in shown))
     rich_console().print(drawn)

@@ -73,7 +73,10 @@ def _places(out: Path) -> Iterator[list[str]]:
     if not data:
         yield ["data", "HYBRIDOPT_DATA is not set: files are fetched when a task needs them"]
     elif Path(data).is_dir():
-        yield ["data", f"HYBRIDOPT_DATA={data}: {', '.join(sorted(p.name for p in Path(data).iterdir())[:8])}"]
+        yield [
+            "data",
+            f"HYBRIDOPT_DATA={data}: {', '.join(sorted(p.name for p in Path(data).iterdir())[:8])}",
+        ]
     else:
         yield ["data", f"HYBRIDOPT_DATA={data} IS NO DIRECTORY"]
     yield ["wandb mode", os.environ.get("WANDB_MODE") or "offline, unless tracker.mode=online"]

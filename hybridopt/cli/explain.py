@@ -19,7 +19,12 @@ def explain(error: BaseException) -> BaseException:
     """
     if isinstance(error, HybridoptError):
         return error
-    from hydra.errors import HydraException, MissingConfigException, OverrideParseException, SearchPathException
+    from hydra.errors import (
+        HydraException,
+        MissingConfigException,
+        OverrideParseException,
+        SearchPathException,
+    )
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, MissingConfigException):
@@ -73,12 +78,15 @@ def _composition(error: BaseException) -> HybridoptError:
         return ConfigError(f"{merging.group(1).strip()} does not fit: {_first(cause)}. Give a value of that type.")
     present = re.search(r"An item is already at '([^']+)'", text)
     if present is not None:
-        return ConfigError(f"The key {present.group(1)} is there already: write {present.group(1)}=VALUE without the +.")
+        return ConfigError(
+            f"The key {present.group(1)} is there already: write {present.group(1)}=VALUE without the +."
+        )
     if "Ambiguous value for argument" in text:
         override = re.search(r"'(.+?)'\n", text)
         what = override.group(1) if override else "The value"
         return ConfigError(
-            f"{what} has several values: add -m (hybridopt run -m ...) to run them all, or write key=[a,b] for one list."
+            f"{what} has several values: add -m (hybridopt run -m ...) to run them all, or write "
+            "key=[a,b] for one list."
         )
     multiple = re.search(r"Multiple values for ([\w/]+)", text)
     if multiple is not None:

@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("kind", nargs="?", choices=list(KINDS), help="only these (default: all)")
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE|MODULE", help="import it first; may be repeated"
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE|MODULE",
+        help="import it first; may be repeated",
     )
 
 
@@ -56,7 +60,12 @@ def _parts(kind: str) -> Iterator[list[str]]:
 
     for name in parts.names(kind):
         if name not in parts.registry(kind):
-            yield [name, "", "", "any class by its path: optimizer.cls=torch:AdamW" if kind == "optimizer" else ""]
+            yield [
+                name,
+                "",
+                "",
+                "any class by its path: optimizer.cls=torch:AdamW" if kind == "optimizer" else "",
+            ]
             continue
         try:
             cls = parts.part_class(kind, name)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridopt.cli import console
+from hybridopt.experiment.jsonio import read_json
+from hybridopt.experiment.layout import PROVENANCE
 from hybridopt.experiment.monitor import Monitor, Outcome, latest_rows
 
 _MARKS = {"done": "done", "failed": "FAILED", "diverged": "diverged", "interrupted": "interrupted"}
@@ -37,7 +39,11 @@ def describe_rows(rows: dict[str, dict[str, Any]]) -> str:
     newest = max((step, evaluation), key=lambda row: row.get("step", -1))
     if not newest:
         return "starting"
-    texts = [f"step {newest['step']}", f"cost {newest['gradient_equivalents']:.1f}", f"{newest['seconds']:.1f} s"]
+    texts = [
+        f"step {newest['step']}",
+        f"cost {newest['gradient_equivalents']:.1f}",
+        f"{newest['seconds']:.1f} s",
+    ]
     if "loss" in step:
         texts.append(f"loss {_short(step['loss'])}")
     for key, value in evaluation.items():
@@ -79,6 +85,7 @@ class LiveMonitor(Monitor):
         self._total, self._count, self._failed = total, 0, 0
         self._since = time.monotonic()
         self._running: dict[Path, tuple[str, float]] = {}
+        self._goals: dict[Path, dict[str, Any]] = {}
         self._console = Console(highlight=False)
         self._console.print(_opening(total, kept, slots), markup=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -116,7 +123,10 @@ class LiveMonitor(Monitor):
         grid = Table.grid(padding=(0, 2))
         for directory, (name, since) in self._running.items():
             elapsed = f"{time.monotonic() - since:4.0f} s"
-            grid.add_row(Text(name, style="bold"), Text(elapsed, style="dim"), Text(describe(directory)))
+            rows = latest_rows(directory)
+            goal = self._goal(directory, rows.get("evaluation", {}))
+            line = Text.assemble(describe_rows(rows), "  ", (goal, "green" if "reached" in goal else "dim"))
+            grid.add_row(Text(name, style="bold"), Text(elapsed, style="dim"), line)
         passed = time.monotonic() - self._since
         whole = f"{self._count} of {self._total} runs ended"
         if self._failed:
@@ -124,6 +134,24 @@ class LiveMonitor(Monitor):
         grid.add_row(Text(whole, style="cyan"), Text(f"{passed:4.0f} s", style="dim"), Text(""))
         self._live.update(grid, refresh=True)
         self._drawn = time.monotonic()
+
+    def _goal(self, directory: Path, evaluation: dict[str, Any]) -> str:
+        """Returns the main target of a run and whether it has been reached, as far as is known."""
+        if directory not in self._goals:
+            facts = (read_json(directory / PROVENANCE) or {}).get("task_facts")
+            if facts is None:
+                return ""
+            self._goals[directory] = dict((facts.get("targets") or [{}])[0])
+        goal = self._goals[directory]
+        if not goal:
+            return ""
+        value = evaluation.get(goal["metric"])
+        if isinstance(value, int | float):
+            good = value <= goal["value"] if goal["mode"] == "min" else value >= goal["value"]
+            goal["reached"] = goal.get("reached") or good
+        sign = "<=" if goal["mode"] == "min" else ">="
+        text = f"{goal['metric'].replace('validation_', 'val ')} {sign} {goal['value']:g}"
+        return f"target {text} reached" if goal.get("reached") else f"target {text}"
 
 
 class RunObserver:
@@ -178,9 +206,7 @@ class LiveObserver(RunObserver):
 
 
 def make_observer() -> RunObserver:
-    """Returns what shows a single run.
-
-    """
+    """Returns what shows a single run."""
     return LiveObserver(0.2) if sys.stdout.isatty() else RunObserver(5.0)
 
 

@@ -24,6 +24,9 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Args:
         options: The parsed arguments.
         debug: Whether to show traces.
+
+    Raises:
+        StoreError: If there is no such directory.
     """
     if not options.directory.is_dir():
         raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")

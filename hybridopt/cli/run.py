@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -33,7 +34,8 @@ class Session:
     Attributes:
         outcomes: How the runs ended.
         directory: Of the sweep; None for single runs.
-        error: What the session ended with, or None.
+        error: What ended the session, or one of its runs without an outcome; None if all is told by the outcomes.
+        trace: The last error that an outcome tells of already; shown with --debug.
     """
 
     def __init__(self, plugins: Sequence[str]) -> None:
@@ -42,6 +44,7 @@ class Session:
         self.statuses: list[dict[str, Any]] = []
         self.directory: Path | None = None
         self.error: BaseException | None = None
+        self.trace: BaseException | None = None
 
     def __call__(self, cfg: Any) -> None:
         """Does one run in this process.
@@ -94,7 +97,7 @@ class Session:
             raise
         except Exception as error:
             status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-            self.error = error
+            self.trace = error
         finally:
             observer.close()
         self.outcomes.append(Outcome(directory, name, status["status"], status["reason"]))
@@ -107,25 +110,31 @@ def main(arguments: Sequence[str], *, debug: bool) -> int:
     Args:
         arguments: All after ``run``.
         debug: Whether to show traces.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        HybridoptError: If what was asked for is wrong.
     """
     own, rest = _own_flags(arguments)
     session = Session([load_plugin(name) for name in own])
     code = _through_hydra(session, rest)
-    error = session.error
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    if error is not None and (debug or not isinstance(error, Exception)):
-        raise error
-    if session.outcomes:
-        if session.directory is not None:
-            from hybridopt.cli.closing import close_sweep
+    if session.error is not None and not isinstance(session.error, Exception):
+        raise session.error
+    if session.directory is not None and session.outcomes:
+        from hybridopt.cli.closing import close_sweep
 
-            return close_sweep(session.directory, session.outcomes)
+        code = close_sweep(session.directory, session.outcomes)
+    elif session.outcomes:
         from hybridopt.cli.closing import close_run
 
-        return max(close_run(*pair) for pair in zip(session.outcomes, session.statuses, strict=True))
-    if error is not None:
-        raise explain(error) from error
+        code = max(close_run(*pair) for pair in zip(session.outcomes, session.statuses, strict=True))
+    if session.error is not None:
+        reason = explain(session.error)
+        raise reason from session.error
+    if session.trace is not None and debug:
+        raise session.trace
     return code
 
 
@@ -136,10 +145,14 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
 
     conf = conf_dir()
     if not (conf / "config.yaml").is_file():
-        raise ConfigError(f"The configuration directory {conf} is missing. Install hybridopt again, or check it out whole.")
+        raise ConfigError(
+            f"The configuration directory {conf} is missing. Install hybridopt again, or check it out whole."
+        )
     register(conf)
     application = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(session)
     before_argv, before_flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    before_log = root.level, list(root.handlers)
     # Hydra then raises its errors instead of printing them and leaving.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Hydra makes a directory for every run and writes a file for every sweep; ours are made by the run itself.
@@ -157,6 +170,7 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
             raise explain(error) from error
         finally:
             sys.argv = before_argv
+            root.level, root.handlers[:] = before_log  # --info and hydra.verbose turn everything on
             if before_flag is None:
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             else:
@@ -164,7 +178,21 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
     return 0
 
 
-_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_WITH_VALUE = (
+    *(
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+    ),
+    "--experimental-rerun",
+)
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -175,20 +203,17 @@ def _sorted_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     pending = list(arguments)
     while pending:
         argument = pending.pop(0)
+        following = pending[0] if pending else ""
         if not argument.startswith("-"):
             overrides.append(argument)
-            continue
-        flags.append(argument)
-        takes = argument in (*_WITH_VALUE, "--experimental-rerun")
-        if pending and (takes or (argument in ("--info", "-i") and pending[0] in _INFO)):
-            flags.append(pending.pop(0))
-    # Before what follows, an optional value must not be mistaken: --info is made complete.
-    return [("--info=all" if flag in ("--info", "-i") and not _has_value(flags, i) else flag)
-            for i, flag in enumerate(flags)], overrides
-
-
-def _has_value(flags: Sequence[str], index: int) -> bool:
-    return index + 1 < len(flags) and flags[index + 1] in _INFO
+        elif argument in ("--info", "-i"):
+            # Its value is optional, and the first override behind it would be taken for one.
+            flags.append(f"--info={pending.pop(0) if following in _INFO else 'all'}")
+        elif argument in _WITH_VALUE and following:
+            flags += [argument, pending.pop(0)]
+        else:
+            flags.append(argument)
+    return flags, overrides
 
 
 def _own_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

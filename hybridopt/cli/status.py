@@ -29,6 +29,9 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Args:
         options: The parsed arguments.
         debug: Whether to show traces.
+
+    Raises:
+        StoreError: If there is no such directory.
     """
     if not options.directory.is_dir():
         raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
@@ -69,8 +72,19 @@ def show(directory: Path) -> int:
         elif state == "missing":
             reason = "not started"
         name = f"{run.optimizer}+{run.escape}" if run.escape else run.optimizer
-        rows.append([state, run.task, name, str(run.seed), "" if state == "missing" else describe(run.directory), reason])
-    for manifest in sorted(directory.rglob(MANIFEST)) if not (directory / MANIFEST).is_file() else [directory / MANIFEST]:
+        rows.append(
+            [
+                state,
+                run.task,
+                name,
+                str(run.seed),
+                "" if state == "missing" else describe(run.directory),
+                reason,
+            ]
+        )
+    for manifest in (
+        sorted(directory.rglob(MANIFEST)) if not (directory / MANIFEST).is_file() else [directory / MANIFEST]
+    ):
         for relative in ((jsonio.read_json(manifest) or {}).get("runs") or {}).values():
             if (manifest.parent / relative).resolve() not in there:
                 counts["missing"] += 1

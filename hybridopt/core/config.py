@@ -129,8 +129,8 @@ def check(config: ConfigT, *, owner: str = "") -> ConfigT:
         value = getattr(config, field.name)
         label = f"{owner}.{field.name}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            if dataclasses.is_dataclass(hints[field.name]) and not isinstance(value, hints[field.name]):
-                raise _wrong_type(value, hints[field.name], label, field.metadata.get("help", ""))
+            if dataclasses.is_dataclass(hints[field.name]):
+                _coerce(value, hints[field.name], label, field.metadata.get("help", ""))
             check(value, owner=label)
             continue
         value = _coerce(value, hints[field.name], label, field.metadata.get("help", ""))

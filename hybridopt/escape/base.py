@@ -21,7 +21,9 @@ STATE = "escape"
 """Key in the optimizer's state under which an escape remembers, so that checkpoints hold it."""
 
 _CONFIDENCE = 3.0
-"""Standard errors by which mini-batches must agree that a jump was worth it."""
+"""Standard errors by which mini-batches must agree that a jump was worth it, or that it was not."""
+_WINDOWS = 4
+"""Windows after which a jump is undone if they still do not agree."""
 
 
 @dataclass
@@ -58,8 +60,9 @@ class Escape:
     saved, the parameters jump, and the optimizer goes on for a window of steps. Unless the function is lower at its
     end, all is put back and another direction is tried. On the same data that means lower beyond rounding. Where the
     batches differ, the last ones of the window compare the saved point with the running one before its step, so no
-    batch judges what was fitted to it, and the mean difference has to exceed three times its standard error. After
-    a stall without an escape the next check waits twice as long.
+    batch judges what was fitted to it, and the mean difference has to exceed three times its standard error; while it
+    is smaller either way, the window is prolonged, three times at most. After a stall without an escape the next
+    check waits twice as long.
 
     A subclass writes `propose`.
 
@@ -115,7 +118,7 @@ class Escape:
             return
         reason = self._stalled(optimizer, objective, memory, same_batch)
         if reason is not None:
-            memory["attempt"] = 0
+            memory.update(attempt=0, reason=reason)
             optimizer.report.events.append({"event": "stall", "reason": reason})
             self._jump(optimizer, objective, memory)
 
@@ -127,6 +130,15 @@ class Escape:
         """
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
         return bool(memory) and memory["phase"] == "window"
+
+    def settled(self, optimizer: Stepping) -> bool:
+        """Whether all tries from the stationary point where the optimizer stands were in vain.
+
+        Args:
+            optimizer: The optimizer that holds this escape.
+        """
+        memory = optimizer.state[STATE]  # type: ignore[attr-defined]
+        return bool(memory) and memory["settled"]
 
     def rearm(self, optimizer: Stepping) -> None:
         """Forgets the waiting time after checks without an escape.
@@ -150,7 +162,10 @@ class Escape:
             "key": "",
             "attempt": 0,
             "left": 0,
+            "windows": 0,
             "gains": [],
+            "reason": "",
+            "settled": False,
             "snapshot": None,
             "escapes": 0,
             "random": torch.Generator().manual_seed(self.config.seed).get_state(),
@@ -167,13 +182,15 @@ class Escape:
         del losses[: -2 * size]
         if "accepted" in report:
             memory["rejected"] = 0 if report.accepted else memory["rejected"] + 1
+        stationary = same_batch and _largest(optimizer._grads()) <= (
+            self.config.gtol or default_gtol(objective.space.dtype)
+        )
+        memory["settled"] = memory["settled"] and stationary
         if memory["wait"] > 0:
             memory["wait"] -= 1
             return None
-        if same_batch:
-            gradient = _largest(optimizer._grads())
-            if gradient <= (self.config.gtol or default_gtol(objective.space.dtype)):
-                return "small_gradient"
+        if stationary:
+            return "small_gradient"
         if memory["rejected"] >= self.config.rejected_steps:
             return "rejected_steps"
         if len(losses) == 2 * size:
@@ -202,7 +219,7 @@ class Escape:
             return
         # The first evaluation's numbers belong to the step; the new point starts its own.
         objective.commit(memory["snapshot"]["position"] + proposal.jump)
-        memory.update(phase="window", left=self.config.window, gains=[])
+        memory.update(phase="window", left=self.config.window, windows=1, gains=[])
         optimizer.moved(objective, "escape")
         jump = float(torch.linalg.vector_norm(proposal.jump))
         optimizer.report.events.append({"event": "escape_jump", "jump_norm": jump, **details})
@@ -210,13 +227,17 @@ class Escape:
     def _judge(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
         snapshot = memory["snapshot"]
         gains = memory["gains"]
-        if gains:
-            gain = sum(gains) / len(gains)
-            needed = _standard_error(gains) * _CONFIDENCE
-        else:
+        if not gains:
             before = objective.value(snapshot["position"])
             gain = before - objective.value()
             needed = noise_floor(before, objective.eps)
+        else:
+            gain = sum(gains) / len(gains)
+            needed = _standard_error(gains) * _CONFIDENCE
+            if abs(gain) <= needed and memory["windows"] < _WINDOWS:
+                # The batches do not agree yet: a slow escape gets more time.
+                memory.update(windows=memory["windows"] + 1, left=self.config.window, gains=[])
+                return
         details = {"attempt": memory["attempt"], "gain": gain}
         if math.isfinite(gain) and gain > needed:
             optimizer.report.events.append({"event": "escaped", **details})
@@ -253,7 +274,8 @@ class Escape:
 
     def _rest(self, memory: dict[str, Any]) -> None:
         pause = memory["pause"]
-        memory.update(self._watch_again(memory), wait=pause, pause=2 * pause)
+        settled = memory["reason"] == "small_gradient"
+        memory.update(self._watch_again(memory), wait=pause, pause=2 * pause, settled=settled)
 
 
 class Proposal:

@@ -23,6 +23,14 @@ class NoEscape(Escape):
     Config = NoEscapeConfig
     summary = "nothing is done at a saddle"
 
+    def settled(self, optimizer: object) -> bool:
+        """Returns True: there is nothing to wait for.
+
+        Args:
+            optimizer: The optimizer.
+        """
+        return True
+
     def after_step(self, optimizer: object, objective: Objective) -> None:
         """Does nothing.
 

@@ -206,4 +206,3 @@ def _seeded(options: dict[str, Any], seed: int) -> dict[str, Any]:
     if isinstance(options.get("seed"), int):
         options["seed"] = (options["seed"] + 7919 * seed) % 2**31
     return options
-

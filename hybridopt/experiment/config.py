@@ -10,6 +10,7 @@ from typing import Any
 from hybridopt.core import ConfigError, DeviceError, make_config, option, suggest, to_dict
 from hybridopt.experiment import parts
 
+
 @dataclasses.dataclass
 class Budget:
     """When a run ends: at whichever limit it meets first. With none of the first four the task's default holds.
@@ -118,9 +119,7 @@ def resolve(values: Mapping[str, Any]) -> RunConfig:
     known = [field.name for field in dataclasses.fields(RunConfig)]
     for key in values:
         if key not in known:
-            raise ConfigError(
-                f"There is no config key {key!r}.{suggest(key, known)} The keys are: {', '.join(known)}."
-            )
+            raise ConfigError(f"There is no config key {key!r}.{suggest(key, known)} The keys are: {', '.join(known)}.")
     given = dict(values)
     for kind in parts.KINDS:
         if isinstance(given.get(kind), str):

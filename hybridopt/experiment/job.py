@@ -67,6 +67,7 @@ def run_job(
         observer: Called with every row once it is recorded.
 
     Raises:
+        KeyboardInterrupt: On a second SIGINT, in the middle of a step.
         HybridoptError: If the run cannot be done as it is configured, or its directory cannot be used.
         Exception: What else the run died of.
     """

@@ -144,7 +144,10 @@ class Trainer:
         with self.parts.optimizer.evaluation():
             train = evaluate(model, task, splits.train)
             validation = evaluate(model, task, splits.validation)
-            values = {"train_loss": train["loss"], **{f"validation_{key}": value for key, value in validation.items()}}
+            values = {
+                "train_loss": train["loss"],
+                **{f"validation_{key}": value for key, value in validation.items()},
+            }
             ledger = self.objective.ledger
             cost = {**ledger.counts, "samples": dict(ledger.samples)}
             self.latest = self.record("evaluation", **values, cost=cost)
@@ -188,4 +191,3 @@ LIMITS = {
     "seconds": "seconds",
 }
 """Limits of a budget, and the axis on which each is met."""
-

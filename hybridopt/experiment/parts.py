@@ -25,6 +25,9 @@ def registry(kind: str) -> Registry:
 
     Args:
         kind: One of `KINDS`.
+
+    Raises:
+        ConfigError: If it is none of them.
     """
     if kind == "task":
         from hybridopt.tasks import registry as found
@@ -86,6 +89,7 @@ def part_class(kind: str, name: str) -> Any:
     Raises:
         UnknownNameError: If there is no such part.
         ConfigError: If its module cannot be imported.
+        HybridoptError: What the module itself complains about.
     """
     try:
         return registry(kind).get(name)

@@ -23,11 +23,14 @@ def load_plugin(name: str) -> str:
 
     Raises:
         ConfigError: If it is not there, or fails while it is imported.
+        HybridoptError: What the plugin itself complains about, such as a name that is taken.
     """
     path = Path(name).expanduser()
     if name.endswith(".py") or os.sep in name:
         if not path.is_file():
-            raise ConfigError(f"The plugin file {name} does not exist. Give the path of a Python file or a module name.")
+            raise ConfigError(
+                f"The plugin file {name} does not exist. Give the path of a Python file or a module name."
+            )
         return _load_file(path.resolve())
     if os.getcwd() not in sys.path:  # a console script does not look there, `python -m` does
         sys.path.append(os.getcwd())
@@ -44,7 +47,8 @@ def load_plugin(name: str) -> str:
     except HybridoptError:
         raise
     except Exception as error:
-        raise _failed(name, error) from error
+        failed = _failed(name, error)
+        raise failed from error
     return name
 
 

@@ -30,7 +30,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
     name, keys, position, has_gauss, cached = numpy.random.get_state()
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(keys.astype("int64")),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":

@@ -165,8 +165,10 @@ def _structured(title: str, fields: Mapping[str, tuple[Any, Any]]) -> Any:
     try:
         node = _node(title, fields)
     except _REFUSED:
-        node = _node(title, {name: (hint if _taken(name, hint, default) else Any, default)
-                             for name, (hint, default) in fields.items()})
+        node = _node(
+            title,
+            {name: (hint if _taken(name, hint, default) else Any, default) for name, (hint, default) in fields.items()},
+        )
     for name, (_, default) in fields.items():
         if isinstance(default, dict):  # free options, e.g. of an external optimizer: any key may be set
             OmegaConf.set_struct(node[name], False)

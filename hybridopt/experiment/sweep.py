@@ -21,6 +21,7 @@ from hybridopt.experiment.pool import Job, Pool, Slot
 MANIFEST = "sweep.json"
 """File in a sweep's directory that lists its runs, also those that are not there yet."""
 
+
 def run_sweep(configs: Sequence[RunConfig], monitor: Monitor) -> list[Outcome]:
     """Does every run that is not done yet, each in a fresh process.
 
@@ -104,8 +105,7 @@ def make_slots(configs: Sequence[RunConfig]) -> list[Slot]:
         available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
         pin = len(available) >= count * threads and count > 1
         return [
-            Slot("cpu", threads, tuple(available[i * threads : (i + 1) * threads]) if pin else ())
-            for i in range(count)
+            Slot("cpu", threads, tuple(available[i * threads : (i + 1) * threads]) if pin else ()) for i in range(count)
         ]
     if "cpu" in devices:
         raise DeviceError(

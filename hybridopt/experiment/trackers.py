@@ -113,7 +113,12 @@ class WandbTracker(Tracker):
             # Without it a second run in one process would silently go on writing the first.
             reinit="create_new",
             settings=wandb.Settings(
-                silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=30
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                disable_git=True,
+                disable_code=True,
+                init_timeout=30,
             ),
         )
         for axis in AXES:

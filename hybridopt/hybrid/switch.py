@@ -136,7 +136,7 @@ class Switch(Optimizer):
             raise ConfigError("A switch cannot take another param group once it is built; give all groups at once.")
         torch.optim.Optimizer.add_param_group(self, param_group)
 
-    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+    def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the active member, then looks whether to switch.
 
         Args:
@@ -154,10 +154,11 @@ class Switch(Optimizer):
         self.report = member.report
         self.note(member=self._plan.second if self.state[RULE].get("switched") else self._plan.first)
         reason = self._due(loss)
-        if reason is not None:
+        # Not in the window of an escape, which may have to put the first member's state back.
+        if reason is not None and (self.escape is None or not self.escape.busy(self)):
             self._switch(reason)
         if self.escape is not None:
-            bound = objective.bind(self.param_groups, regularize=True)
+            bound = objective.bind(self.param_groups, regularize=self.active.coupled_decay)
             bound.renew()
             bound.start_loss = loss
             self.escape.after_step(self, bound)

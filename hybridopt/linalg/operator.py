@@ -12,6 +12,7 @@ from torch import Tensor
 from hybridopt.core import CombinationError, ConfigError, NonFiniteError
 
 if TYPE_CHECKING:
+    import numpy as np
     import scipy.sparse.linalg
 
 
@@ -189,9 +190,6 @@ class SymmetricOperator:
             ConfigError: If `which` is unknown or k is out of range.
             NonFiniteError: If a product is not finite.
         """
-        import numpy as np
-        import scipy.sparse.linalg
-
         if which not in ("LM", "SM", "LA", "SA", "BE"):
             raise ConfigError(f"which must be one of 'LM', 'SM', 'LA', 'SA', 'BE', not {which!r}.")
         if not 1 <= k <= self.n:
@@ -209,18 +207,7 @@ class SymmetricOperator:
         tol = tol or (0.0 if self.dtype == torch.float64 else 1e-5)
         if k == 1 and which == "BE":
             which = "LA"  # where the odd one is taken; ARPACK refuses this pair
-        try:
-            values, vectors = scipy.sparse.linalg.eigsh(self.to_scipy(), k=k, which=which, tol=tol, v0=start)
-        except scipy.sparse.linalg.ArpackNoConvergence:
-            raise
-        except scipy.sparse.linalg.ArpackError:
-            # It also gives up on the zero operator, to which every vector is an eigenvector.
-            product = self.to_scipy() @ start
-            if not np.isfinite(product).all():
-                raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.") from None
-            if product.any():
-                raise
-            values, vectors = np.zeros(k), np.eye(self.n, k)
+        values, vectors = _arpack(self, k, which, tol, start)
         order = values.argsort()
         return (
             torch.from_numpy(values[order]).to(self.device, self.dtype),
@@ -229,6 +216,25 @@ class SymmetricOperator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, dtype={self.dtype}, device={self.device})"
+
+
+def _arpack(
+    operator: SymmetricOperator, k: int, which: str, tol: float, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+    import scipy.sparse.linalg
+
+    view = operator.to_scipy()
+    try:
+        return scipy.sparse.linalg.eigsh(view, k=k, which=which, tol=tol, v0=start)
+    except scipy.sparse.linalg.ArpackError:
+        product = view @ start
+        if not np.isfinite(product).all():
+            raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.") from None
+        if product.any():
+            raise
+        # ARPACK gives up on the zero operator, to which every vector is an eigenvector.
+        return np.zeros(k), np.eye(operator.n, k)
 
 
 def _choose(values: Tensor, k: int, which: str) -> Tensor:

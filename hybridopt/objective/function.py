@@ -35,9 +35,9 @@ class FunctionModule(nn.Module):
             values, self._kind = list(start), "list"
         else:
             values, self._kind = [start], "tensor"
-        if not values:
-            raise ObjectiveError("The starting point is empty: give a tensor, or a list or dict of tensors.")
         self.values = nn.ParameterList([nn.Parameter(_as_tensor(value)) for value in values])
+        if not any(value.numel() for value in self.values):
+            raise ObjectiveError("The starting point is empty: give a tensor, or a list or dict of tensors.")
 
     def argument(self) -> Any:
         """Returns the parameters in the structure that the function takes."""

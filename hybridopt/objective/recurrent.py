@@ -1,9 +1,10 @@
 """Twice-differentiable stand-ins for torch's recurrent functions, fast in the second derivative.
 
-`lstm`, `gru`, `rnn_tanh` and `rnn_relu` take the positional arguments of the functions of the same name in torch
-(those of `nn.LSTM`, `nn.GRU`, `nn.RNN` on padded batches) and give the same values and first derivatives. They hold
-for any device; what is measured is the CPU, where a Hessian product takes a third to a half of the time that torch's
-fused kernels or a loop of autograd operations take. `supports` says which calls they can serve.
+`lstm`, `gru`, `rnn_tanh` and `rnn_relu` take the positional arguments of the functions of the same name in
+torch (those of `nn.LSTM`, `nn.GRU`, `nn.RNN` on padded batches) and give the same values and first
+derivatives. They hold for any device; what is measured is the CPU, where a Hessian product takes a third to a
+half of the time that torch's fused kernels or a loop of autograd operations take. `supports` says which calls
+they can serve.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from hybridopt.objective.recurrent_sweeps import Sweeps
 def supports(name: str, args: Sequence[Any]) -> bool:
     """Whether the function of this name here can stand in for torch's in a call with these arguments.
 
-    Packed sequences, projections (`proj_size`), half precision, autocast, empty batches and torch.func transforms are
-    not served. Dropout between layers is, on the CPU, where it draws the same masks as torch's own functions.
+    Packed sequences, projections (`proj_size`), half precision, autocast, empty batches and torch.func
+    transforms are not served. Dropout between layers is, on the CPU, where it draws the same masks as torch's
+    own functions.
 
     Args:
         name: "lstm", "gru", "rnn_tanh" or "rnn_relu".

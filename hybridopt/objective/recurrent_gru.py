@@ -3,8 +3,9 @@
 r, z = sigmoid(a_r, a_z),  n = tanh(p + r q),  h_t = n + z (h_{t-1} - n),  where q = W_hn h_{t-1} + b_hn and
 p = W_in x_t + b_in: the reset gate acts after the matrix product, so that q and p are kept apart.
 
-A step depends on five blocks of H rows, v = (q, a_r, a_z, p, h_{t-1}). To first order h_t' is the sum of F_k v_k', and
-with the diagonal factors F stored, the tangent and the adjoint of a step are a few products of blocks.
+A step depends on five blocks of H rows, v = (q, a_r, a_z, p, h_{t-1}). To first order h_t' is the sum of F_k
+v_k', and with the diagonal factors F stored, the tangent and the adjoint of a step are a few products of
+blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from hybridopt.objective.recurrent_sweeps import Adjoint, Block, Direction, LinearTangent, Sweeps, Tangent, chunks
 
-# Blocks of rows: the hidden state reaches the first three by a matrix product, the input the second to fourth.
+# Blocks of rows: the hidden state reaches the first three by a matrix product, the input the second to
+# fourth.
 _Q, _R, _Z, _P, _H = range(5)
 
 
@@ -28,8 +30,8 @@ def pack(w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | 
         b_hh: (3 H,) or None.
 
     Returns:
-        For (h, 1), (3 H, H) or (3 H, H + 1), in the order q, r, z; for (1, x), (3 H, I) or (3 H, 1 + I), in the order
-        r, z, p.
+        For (h, 1), (3 H, H) or (3 H, H + 1), in the order q, r, z; for (1, x), (3 H, I) or (3 H, 1 + I), in
+        the order r, z, p.
     """
     if b_ih is not None and b_hh is not None:
         w_hh, w_ih = torch.cat([w_hh, b_hh[:, None]], dim=1), torch.cat([b_ih[:, None], w_ih], dim=1)
@@ -112,7 +114,8 @@ class GRUSweeps(Sweeps):
     def tangent(self, direction: Direction, keep: bool) -> Tangent:
         """Sweeps a direction forward in time; see the base class."""
         steps, size, batch = self.steps, self.size, self.batch
-        # The blocks v of each step, of which the last is the hidden state, or each step overwriting the one before.
+        # The blocks v of each step, of which the last is the hidden state, or each step overwriting the one
+        # before.
         if keep:
             local = self.z.new_empty(self.local_shape)
             local[steps, :_H] = 0.0
@@ -140,11 +143,12 @@ class GRUSweeps(Sweeps):
     def curvature(self, adjoint: Adjoint, local: Tensor) -> Tensor:
         """Returns the second derivative of the steps times a tangent; see the base class.
 
-        The function is the sum over t of dh_t (n(u) + z (h_{t-1} - n(u))) with u = p + r q, whose first derivative in
-        u is what `adjoint` has for p. So the tangent of u and the derivative of that first derivative come first.
+        The function is the sum over t of dh_t (n(u) + z (h_{t-1} - n(u))) with u = p + r q, whose first
+        derivative in u is what `adjoint` has for p. So the tangent of u and the derivative of that first
+        derivative come first.
         """
         if not adjoint.coefficients:
-            adjoint.coefficients = self._second_derivatives(adjoint)
+            adjoint.coefficients, adjoint.kept = self._second_derivatives(adjoint), ()
         result = torch.empty_like(local)
         result[-1] = 0.0
         for part in chunks(self.steps, 3 * self.size * self.batch, local.device):
@@ -161,7 +165,11 @@ class GRUSweeps(Sweeps):
         return result
 
     def _second_derivatives(self, adjoint: Adjoint) -> tuple[Tensor, ...]:
-        """Returns the coefficients (u u), (u z), (z z), (z h), (q r), (r r) at u fixed, and du/da_r, (T, H, B) each."""
+        """Returns the coefficients of pairs of variables, the last two with u held fixed, and du/da_r.
+
+        Returns:
+            (u u), (u z), (z z), (z h), (q r), (r r) and du/da_r, (T, H, B) each.
+        """
         (dh,) = adjoint.kept
         _, of_r, of_z, of_p = adjoint.rows.unflatten(1, (4, self.size)).unbind(1)
         q, r, z, n = self.gates.unbind(1)

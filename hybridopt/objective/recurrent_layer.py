@@ -1,18 +1,22 @@
-"""A recurrent layer as two autograd nodes, so that a second derivative costs two sweeps over time and no more.
+"""A recurrent layer as two autograd nodes: a second derivative costs two sweeps over time.
 
-Differentiating a loop over time twice with autograd costs a handful of nodes per step and per derivative. Here a whole
-layer is one node, and so is its backward pass:
+Differentiating a loop over time twice with autograd costs a handful of nodes per step and per derivative.
+Here a whole layer is one node, and so is its backward pass:
 
-- `LayerForward` maps (input, states, weights) to (output, final cell). Its backward pass is one sweep back in time.
-- `LayerBackward` is that backward pass, as a function that can be differentiated once more. What comes in then is a
+- `LayerForward` maps (input, states, weights) to (output, final cell). Its backward pass is one sweep back in
+time.
+- `LayerBackward` is that backward pass, as a function that can be differentiated once more. What comes in
+then is a
   direction in the space of (input, states, weights), and the derivative along it needs
 
-  1. the tangent of the output, one sweep forward in time. It is the derivative for the gradient of the output, and
+  1. the tangent of the output, one sweep forward in time. It is the derivative for the gradient of the
+  output, and
      all that a Jacobian product by the double-backward trick asks for: then nothing else is computed.
-  2. the derivative of the gradient (Pearlmutter 1994, the R-operator), which is the backward sweep once more, with
-     other sources. That sweep is not run here: the sources are handed to `LayerForward` as gradients of two further
-     outputs, `hidden` and `local`, which stand for the hidden states and for what the steps compute between their
-     matrix products. So one sweep does for them and for what comes back from the loss.
+  2. the derivative of the gradient (Pearlmutter 1994, the R-operator), which is the backward sweep once more,
+  with
+     other sources. That sweep is not run here: the sources are handed to `LayerForward` as gradients of two
+     further outputs, `hidden` and `local`, which stand for the hidden states and for what the steps compute
+     between their matrix products. So one sweep does for them and for what comes back from the loss.
 
 A third derivative is refused.
 """
@@ -24,9 +28,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hybridopt.objective.recurrent_sweeps import Direction, Sweeps
+
+_THIRD_DERIVATIVE = (
+    "This recurrent layer has two derivatives, and a graph for a third one was asked for: take the second without "
+    "create_graph=True."
+)
 
 
 def run_layer(
@@ -61,7 +69,8 @@ class LayerForward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.given = (False, True, True, c0 is not None) + (True,) * len(weights)
         ctx.sweeps = sweeps = cell(x, h0, c0, weights)
-        # Of these only the shape matters: it is what their gradients are checked against. They take no memory.
+        # Of these only the shape matters: it is what their gradients are checked against. They take no
+        # memory.
         hidden = x.new_empty(()).expand(sweeps.hidden_shape)
         local = x.new_empty(()).expand(sweeps.local_shape)
         ctx.save_for_backward(x, h0, hidden, local, *weights)
@@ -84,10 +93,7 @@ class LayerForward(torch.autograd.Function):
             adjoint = ctx.sweeps.reverse(out, cell, hidden, local, keep=False)
             return None, *ctx.sweeps.gradients(adjoint, wanted)
         if hidden is not None or local is not None:
-            raise RuntimeError(
-                "This recurrent layer has two derivatives, and a graph for a third one was asked for: take the "
-                "second without create_graph=True."
-            )
+            raise RuntimeError(_THIRD_DERIVATIVE)
         return None, *LayerBackward.apply(ctx.sweeps, wanted, out, cell, *inputs)
 
 
@@ -106,11 +112,16 @@ class LayerBackward(torch.autograd.Function):
         return sweeps.gradients(ctx.adjoint, wanted)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, x: Tensor | None, h0: Tensor | None, c0: Tensor | None, *weights: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Takes a direction in (x, h0, c0, weights) to the derivatives for all that `forward` was given."""
+        """Takes a direction in (x, h0, c0, weights) to the derivatives for all that `forward` was given.
+
+        Raises:
+            RuntimeError: If a graph for a third derivative is asked for.
+        """
+        if torch.is_grad_enabled():  # once_differentiable would let allow_unused=True turn the refusal into None
+            raise RuntimeError(_THIRD_DERIVATIVE)
         _, _, for_out, for_cell, for_x, for_h0, for_hidden, for_local, *for_weights = _wanted(ctx)
         second_order = for_x or for_h0 or for_hidden or for_local or any(for_weights)
         direction = Direction(x, h0, c0, weights)
@@ -131,9 +142,11 @@ class LayerBackward(torch.autograd.Function):
 def _wanted(ctx: Any) -> list[bool]:
     """Which of a node's inputs the derivative under way goes on to, one flag for each argument of `forward`.
 
-    `ctx.needs_input_grad` only says what may ever need a gradient; a Jacobian product asks for one input of many, and
-    saves half of the work by knowing. The engine does not answer for leaves.
+    `ctx.needs_input_grad` only says what may ever need a gradient; a Jacobian product asks for one input of many,
+    and saves half of the work by knowing. The engine does not answer for leaves, which count as wanted.
     """
     edges = iter(ctx.next_functions)
     nodes = [next(edges)[0] if given else None for given in ctx.given]
-    return [node is not None and torch._C._will_engine_execute_node(node) for node in nodes]
+    return [
+        node is not None and (hasattr(node, "variable") or torch._C._will_engine_execute_node(node)) for node in nodes
+    ]

@@ -1,9 +1,11 @@
-"""Sweeps over time of an LSTM layer (Hochreiter and Schmidhuber 1997; forget gate of Gers, Schmidhuber, Cummins 2000).
+"""Sweeps over time of an LSTM layer.
 
-With a = P (h_{t-1}, 1, x_t):  o, i, f = sigmoid(a_o, a_i, a_f),  g = tanh(a_g),  c_t = f c_{t-1} + i g,
-h_t = o tanh(c_t).
+Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000:
 
-The nonlinear part of a step depends on five blocks of H rows, v = (a_o, a_i, a_f, a_g, c_{t-1}). To first order
+    o, i, f = sigmoid(a_o, a_i, a_f),  g = tanh(a_g),  c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
+
+with a = P (h_{t-1}, 1, x_t). The nonlinear part of a step depends on five blocks of H rows,
+v = (a_o, a_i, a_f, a_g, c_{t-1}). To first order
 
     c_t' = sum of F_k v_k' over the last four,      h_t' = F_o a_o' + E c_t',
 
@@ -17,8 +19,8 @@ from torch import Tensor
 
 from hybridopt.objective.recurrent_sweeps import Adjoint, Direction, LinearTangent, Sweeps, Tangent, chunks
 
-# Blocks of rows. The order keeps together what is treated alike: the sigmoids, the summands of the cell, and the pairs
-# (i, f) and (g, c) whose products those summands are.
+# Blocks of rows. The order keeps together what is treated alike: the sigmoids, the summands of the cell, and
+# the pairs (i, f) and (g, c) whose products those summands are.
 _O, _I, _F, _G, _C = range(5)
 
 
@@ -94,7 +96,8 @@ class LSTMSweeps(Sweeps):
             part.unbind(0) for part in (rows, adjoint[:, _O], adjoint[:, 1:], adjoint[:, _C])
         )
         f_o, f_cell, e = self.factors[:, _O].unbind(0), self.factors[:, 1:].unbind(0), self.cell_to_hidden.unbind(0)
-        # Gradients of the hidden state and of the cell, for each step, or each step overwriting the one before.
+        # Gradients of the hidden state and of the cell, for each step, or each step overwriting the one
+        # before.
         dh, dc = self.z.new_empty(2, steps if keep else 1, size, batch)
         dh_t, dc_t = (part.unbind(0) if keep else [part[0]] * steps for part in (dh, dc))
         from_outside = self.gradient_of_hidden(out, hidden)
@@ -148,11 +151,11 @@ class LSTMSweeps(Sweeps):
     def curvature(self, adjoint: Adjoint, local: Tensor) -> Tensor:
         """Returns the second derivative of the steps times a tangent; see the base class.
 
-        The function is the sum over t of dc_t (f c_{t-1} + i g) + dh_t o tanh(c_t), dc_t without what comes through
-        h_t. It couples i with g, f with c_{t-1} and o with c_t; the rest of its Hessian is diagonal.
+        The function is the sum over t of dc_t (f c_{t-1} + i g) + dh_t o tanh(c_t), dc_t without what comes
+        through h_t. It couples i with g, f with c_{t-1} and o with c_t; the rest of its Hessian is diagonal.
         """
         if not adjoint.coefficients:
-            adjoint.coefficients = self._second_derivatives(adjoint)
+            adjoint.coefficients, adjoint.kept = self._second_derivatives(adjoint), ()
         diagonal, pairs, o_with_cell = adjoint.coefficients
         result = torch.empty_like(local)
         for part in chunks(self.steps, 5 * self.size * self.batch, local.device):
@@ -166,7 +169,11 @@ class LSTMSweeps(Sweeps):
         return result
 
     def _second_derivatives(self, adjoint: Adjoint) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the diagonal, (T + 1, 5, H, B), (i g) and (f c_{t-1}), (T, 2, H, B), and (o c_t), (T, H, B)."""
+        """Returns what is on the diagonal and what couples two variables.
+
+        Returns:
+            The diagonal, (T + 1, 5, H, B); (i g) and (f c_{t-1}), (T, 2, H, B); (o c_t), (T, H, B).
+        """
         steps, size, batch = self.steps, self.size, self.batch
         rows = adjoint.rows.unflatten(1, (4, size))
         diagonal = self.z.new_empty(self.local_shape)
@@ -176,7 +183,8 @@ class LSTMSweeps(Sweeps):
         for part in chunks(steps, 3 * size * batch, self.z.device):
             dh, dc = adjoint.kept[0][part], adjoint.kept[1][part]
             gates, i, f, g = self.gates[part], self.gates[part, _I], self.gates[part, _F], self.gates[part, _G]
-            # sigmoid'' = sigmoid' (1 - 2 sigmoid) and tanh'' = -2 tanh tanh'; the rest of the product is in rows.
+            # sigmoid'' = sigmoid' (1 - 2 sigmoid) and tanh'' = -2 tanh tanh'; the rest of the product is in
+            # rows.
             torch.addcmul(rows[part, :3], rows[part, :3], gates[:, :3], value=-2.0, out=diagonal[part, :3])
             torch.mul(rows[part, _G], g, out=diagonal[part, _G]).mul_(-2.0)
             torch.addcmul(dc, dc * g, g, value=-1.0, out=pairs[part, 0]).mul_(i - i * i)

@@ -1,11 +1,11 @@
 """The sweeps over time of one recurrent layer: forward, reverse, tangent; what all cells share.
 
-Time comes first and the batch last, (T, rows, B): the gates of a step are then contiguous blocks of rows, and a step
-is one or two matrix products and a few pointwise kernels on such blocks. What is no recurrence (weight gradients,
-second derivatives of the steps) is done for many steps at once.
+Time comes first and the batch last, (T, rows, B): the gates of a step are then contiguous blocks of rows, and
+a step is one or two matrix products and a few pointwise kernels on such blocks. What is no recurrence (weight
+gradients, second derivatives of the steps) is done for many steps at once.
 
-The pre-activations of a step are linear in z = (h_{t-1}, 1, x_t). A cell packs its weights into one matrix or several,
-each of which maps a range of rows of z to a range of rows of the pre-activations (`Block`).
+The pre-activations of a step are linear in z = (h_{t-1}, 1, x_t). A cell packs its weights into one matrix or
+several, each of which maps a range of rows of z to a range of rows of the pre-activations (`Block`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Pointwise work over several steps at once is cut into pieces of about this many numbers, so that what one kernel
-# writes is still in the cache when the next one reads it.
+# Pointwise work over several steps at once is cut into pieces of about this many numbers, so that what one
+# kernel writes is still in the cache when the next one reads it.
 _CHUNK = 1 << 18
 
 
@@ -101,8 +101,10 @@ class Sweeps(ABC):
         weights: Packed weights.
 
     Attributes:
-        blocks: Where the packed weights stand. The first of them multiplies the hidden state, the last the input.
-        z: (T + 1, H + b + I, B) with b = 1 if there is a bias, else 0. Of the last step only the hidden state counts.
+        blocks: Where the packed weights stand. The first of them multiplies the hidden state, the last the
+            input.
+        z: (T + 1, H + b + I, B) with b = 1 if there is a bias, else 0. Of the last step only the hidden state
+            counts.
     """
 
     def __init__(self, x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]) -> None:
@@ -163,7 +165,7 @@ class Sweeps(ABC):
 
     @abstractmethod
     def curvature(self, adjoint: Adjoint, local: Tensor) -> Tensor | None:
-        """Returns the second derivative of the nonlinear part of the steps, weighted by `adjoint`, times `local`.
+        """Returns the second derivative of the steps' nonlinear part, weighted by `adjoint`, times `local`.
 
         Args:
             adjoint: From `reverse`, with `keep`.
@@ -206,7 +208,7 @@ class Sweeps(ABC):
     def products(
         self, adjoint: Adjoint, tangent: Tangent, direction: Direction, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
-        """Returns the derivative along a direction of the matrix products in the gradient, `adjoint` held fixed.
+        """Returns the derivative along a direction of the gradient's matrix products, `adjoint` held fixed.
 
         Args:
             adjoint: From `reverse`.
@@ -245,7 +247,7 @@ class Sweeps(ABC):
         return x, h0, hidden, *weights
 
     def gradient_of_hidden(self, out: Tensor | None, hidden: Tensor | None) -> Sequence[Tensor]:
-        """Returns the gradient that reaches the hidden states from outside, (H, B) for each step; not to be written to.
+        """Returns the gradient that reaches the hidden states from outside, (H, B) for each step; read only.
 
         Args:
             out: (T, B, H).
@@ -334,8 +336,9 @@ def _times(matrix: Tensor, sequence: Tensor) -> Tensor:
 def _sum_of_products(rows: Tensor, z: Tensor) -> Tensor:
     """Returns sum_t rows[t] z[t]' for (T, n, B) and (T, m, B): (n, m).
 
-    It is summed up transposed. The number of rows is a multiple of the number of gates, so mostly of a cache line, and
-    that of z is not: with the latter as leading dimension the product takes up to 1.5 times as long on a CPU.
+    It is summed up transposed. The number of rows is a multiple of the number of gates, so mostly of a cache
+    line, and that of z is not: with the latter as leading dimension the product takes up to 1.5 times as long
+    on a CPU.
     """
     if rows.device.type == "cpu":
         return torch.addbmm(rows.new_empty(z.shape[1], rows.shape[1]), z, rows.transpose(1, 2), beta=0).t()

@@ -39,13 +39,17 @@ class External(TorchStep):
     """
 
     Config = ExternalConfig
+    coupled_decay = False
     summary = "a class of torch.optim or another package, by name"
 
     def _descend(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
         first: list[Tensor] = []
+        gradients: list[Tensor | None] = []
 
         def closure() -> Tensor:
             loss = self._differentiate(objective, parameters)
+            if not first:
+                gradients.extend(parameter.grad for parameter in parameters)
             first.append(loss)
             return loss
 
@@ -55,6 +59,9 @@ class External(TorchStep):
                 f"{self.torch_class.__name__}.step did not call its closure, so it cannot be used through "
                 "step(objective): it does not follow torch's protocol."
             )
+        if len(first) > 1:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
         return first[0]
 
     @contextmanager

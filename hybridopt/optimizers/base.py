@@ -36,6 +36,9 @@ class Stepping:
     summary: ClassVar[str] = ""
     """One line for listings."""
 
+    coupled_decay: ClassVar[bool] = True
+    """Whether a group's ``weight_decay`` is part of the function (L2), and not a decay of its own as in AdamW."""
+
     memory_key: str = MEMORY
     """Where in `state` the method's memory is; a hybrid gives each of its members another."""
 
@@ -129,7 +132,7 @@ class Stepping:
 
     def _grads(self) -> list[Tensor]:
         groups = self.param_groups  # type: ignore[attr-defined]
-        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return [p.grad for group in groups for p in group["params"] if p.requires_grad and p.grad is not None]
 
 
 class Optimizer(Stepping, torch.optim.Optimizer):
@@ -180,7 +183,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
         super().add_param_group(param_group)
 
-    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+    def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step on the objective.
 
         Afterwards ``p.grad`` is the gradient at the step's starting point, and `report` tells what happened.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hybridopt.core import ConfigError, option, suggest
+from hybridopt.core import ConfigError, check, option, suggest
 from hybridopt.optimizers.base import _GROUP_KEYS, resolve_config
 from hybridopt.optimizers.torch_step import TorchStep
 
@@ -67,6 +67,8 @@ class FirstOrder(TorchStep):
 
     def __init__(self, params: Iterable[Any], config: Any = None, *, escape: Any = None, **options: Any) -> None:
         config = resolve_config(type(self), config, options)
+        # Before torch's init: `add_param_group` runs inside it and asks for the config.
+        self.config = config
         arguments = {
             field.name: getattr(config, field.name)
             for field in dataclasses.fields(config)
@@ -86,7 +88,7 @@ class FirstOrder(TorchStep):
             param_group: ``params`` and any of the torch class's options.
 
         Raises:
-            ConfigError: If the torch class has no such option.
+            ConfigError: If the torch class has no such option, or a value is out of range.
         """
         if isinstance(param_group, dict):
             for name in param_group:
@@ -95,6 +97,8 @@ class FirstOrder(TorchStep):
                         f"{type(self).__name__} has no option {name!r} for a param group."
                         f"{suggest(name, self.defaults)} Its options: {', '.join(self.defaults)}."
                     )
+            own = {name: value for name, value in param_group.items() if hasattr(self.config, name)}
+            check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
         super().add_param_group(param_group)  # type: ignore[misc]
 
     def _clip(self, parameters: list[Tensor]) -> None:
@@ -258,4 +262,5 @@ class AdamW(FirstOrder, torch.optim.AdamW):
 
     torch_class = torch.optim.AdamW
     Config = AdamWConfig
+    coupled_decay = False
     summary = "Adam with decoupled weight decay"

@@ -78,7 +78,9 @@ class HessianFree(Optimizer):
                 self.note(accepted=False, status="zero_gradient" if length == 0.0 else "non_finite", step_norm=0.0)
                 return
             last = memory.get("solution")
-            start = config.warm_start * last if last is not None and config.warm_start > 0 else None
+            # A parameter that was frozen or thawed since makes the last solution one of another space.
+            usable = last is not None and last.numel() == gradient.numel() and config.warm_start > 0
+            start = config.warm_start * last if usable else None
             operator = curvature_at(point, config.curvature) + damping * Identity()
             result = cg(
                 operator,

@@ -102,7 +102,7 @@ class LBFGS(Optimizer):
             after = result.payload
             if after is None:
                 # An Armijo search or a fixed step has values only.
-                _, after = objective.value_and_grad(target)
+                result.value, after = objective.value_and_grad(target)
             pairs.push(step, after - gradient, damping=config.pairs == "damp")
             memory["end"] = {"key": objective.key, "position": target, "value": result.value, "gradient": after}
             if not math.isfinite(result.value) or not objective.repeatable:

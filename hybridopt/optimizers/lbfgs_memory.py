@@ -14,7 +14,7 @@ class PairMemory:
     All state is a plain dict, so it goes into a checkpoint as it is.
 
     Args:
-        state: Where the pairs live; filled in when empty.
+        state: Where the pairs live; filled in when empty, or when they are of another length (a parameter was frozen).
         capacity: How many pairs are kept, m.
         n: Length of a vector.
         dtype: Of the vectors.
@@ -24,7 +24,7 @@ class PairMemory:
     def __init__(
         self, state: dict[str, Any], capacity: int, n: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        if not state:
+        if not state or state["steps"].shape[1] != n:
             state.update(
                 steps=torch.zeros(capacity, n, dtype=dtype, device=device),
                 changes=torch.zeros(capacity, n, dtype=dtype, device=device),

@@ -113,15 +113,23 @@ class SaddleFreeNewton(Optimizer):
             self.note(accepted=False, status="zero_gradient", step_norm=0.0)
             return
         origin = objective.position()
-        step, best, evaluations = 1e-2, value, 0
-        chosen = 0.0
-        for trial in (step * 2.0**power for power in range(12)):
-            pair = {sign * trial: objective.value(origin.add(vector, alpha=sign * trial)) for sign in (1.0, -1.0)}
-            evaluations += 2
-            nearest = min(pair, key=lambda key: pair[key])
-            if not pair[nearest] < best:
+        chosen, best, evaluations = 0.0, value, 0
+        # Longer while the function falls; shorter, if it did not fall at the first length, until it does.
+        for powers in (range(12), range(-1, -24, -1)):
+            for power in powers:
+                pair = {}
+                for step in (1e-2 * 2.0**power, -1e-2 * 2.0**power):
+                    trial = objective.value(origin.add(vector, alpha=step))
+                    pair[step] = trial if math.isfinite(trial) else math.inf
+                evaluations += 2
+                lower = min(pair, key=lambda key: pair[key])
+                falls = pair[lower] < best
+                if falls:
+                    chosen, best = lower, pair[lower]
+                if falls != (power >= 0):
+                    break
+            if chosen:
                 break
-            chosen, best = nearest, pair[nearest]
         if chosen:
             objective.commit(origin.add_(vector, alpha=chosen))
         self.note(

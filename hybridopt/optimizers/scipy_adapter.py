@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +41,9 @@ _GTOL = {"CG": "gtol", "BFGS": "gtol", "L-BFGS-B": "gtol", "trust-ncg": "gtol", 
     "Newton-CG": "xtol",
     "SLSQP": "ftol",
 }
+
+
+_REMEMBERED = 32
 
 
 @dataclass
@@ -93,7 +98,9 @@ def run_scipy(
 
     name = _method(method)
     space = objective.space
-    latest: dict[str, Any] = {"x": None, "value": math.nan, "gradient": math.nan}
+    # Value and gradient of the last evaluations by point: an iterate need not be where SciPy looked last.
+    seen: OrderedDict[int, tuple[float, float]] = OrderedDict()
+    stop: dict[str, Any] = {}
     graph: dict[str, Any] = {"x": None, "operator": None}
 
     def tensor(x: Any) -> Tensor:
@@ -102,14 +109,19 @@ def run_scipy(
     def array(x: Tensor) -> Any:
         return x.detach().cpu().double().numpy()
 
+    def remember(x: Any, value: float, gradient: float = math.nan) -> None:
+        seen[hash(x.tobytes())] = value, gradient
+        if len(seen) > _REMEMBERED:
+            seen.popitem(last=False)
+
     def value(x: Any) -> float:
         result = objective.value(tensor(x))
-        latest.update(x=np.copy(x), value=result)
+        remember(x, result)
         return result
 
     def value_and_grad(x: Any) -> tuple[float, Any]:
         result, gradient = objective.value_and_grad(tensor(x))
-        latest.update(x=np.copy(x), value=result, gradient=float(gradient.abs().max()))
+        remember(x, result, float(gradient.abs().max()))
         return result, array(gradient)
 
     def operator(x: Any) -> Any:
@@ -125,8 +137,12 @@ def run_scipy(
         return array(operator(x).dense())
 
     def after(x: Any, *_: Any) -> None:
-        if callback(x, latest["value"], latest["gradient"]):
-            raise _Stop
+        stop.update(x=np.copy(x), value=seen.get(hash(x.tobytes()), (math.nan, math.nan))[0])
+        stop["count"] = stop.get("count", 0) + 1
+        if callback(x, *seen.get(hash(x.tobytes()), (math.nan, math.nan))):
+            raise _Stop("stopped by the callback")
+        if stop["count"] >= max_iter and name == "TNC":
+            raise _Stop(f"{max_iter} iterations done")
 
     needs = _METHODS[name]
     arguments: dict[str, Any] = {"jac": needs != "value"}
@@ -134,7 +150,8 @@ def run_scipy(
         arguments["hessp"] = product
     elif needs == "matrix":
         arguments["hess"] = dense
-    defaults: dict[str, Any] = {"maxiter": max_iter}
+    # TNC counts evaluations only.
+    defaults: dict[str, Any] = {"maxfun": 100 * max_iter} if name == "TNC" else {"maxiter": max_iter}
     if name in _GTOL:
         defaults[_GTOL[name]] = gtol
     if name == "L-BFGS-B":
@@ -142,11 +159,18 @@ def run_scipy(
     start = array(objective.position())
     function = value if needs == "value" else value_and_grad
     try:
-        result = scipy.optimize.minimize(
-            function, start, method=name, callback=after, options=defaults | options, **arguments
-        )
-    except _Stop:
-        return Outcome(tensor(latest["x"]), latest["value"], "stopped by the callback")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Unknown solver options", scipy.optimize.OptimizeWarning)
+            result = scipy.optimize.minimize(
+                function, start, method=name, callback=after, options=defaults | options, **arguments
+            )
+    except _Stop as end:
+        return Outcome(tensor(stop["x"]), stop["value"], str(end))
+    except scipy.optimize.OptimizeWarning as warning:
+        raise ConfigError(
+            f"scipy:{name} does not have an option given to it ({warning}). Its options are those of "
+            f"scipy.optimize.show_options('minimize', '{name.lower()}')."
+        ) from warning
     return Outcome(tensor(result.x), float(result.fun), str(result.message))
 
 

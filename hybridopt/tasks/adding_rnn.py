@@ -29,7 +29,13 @@ class AddingRNN(Task):
 
     name = "adding_rnn"
     summary = "adding problem (generated): sum of the two marked numbers of a sequence of length T"
-    targets = (Target("validation_loss", 0.01, "min"),)
+    # 6 % of the trivial loss: nobody gets there without having found both marked numbers. Measured with torch's own
+    # optimizers on seeds 0 to 4 (data and initialization), both targets: Adam (1e-2) in 7 to 9 epochs, full-batch
+    # L-BFGS in 25 to 32 iterations, each within 2 seconds on one CPU core.
+    targets = (
+        Target("validation_loss", 0.01, "min"),
+        Target("train_loss", 0.01, "min"),
+    )
 
     @dataclass
     class Config(TaskConfig):
@@ -37,7 +43,7 @@ class AddingRNN(Task):
 
         Args:
             batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget in gradient-equivalents.
+            epochs: Default budget, in epochs; a full-batch step is one epoch.
             T: Length of the sequences; the longer, the harder.
             train_samples: Sequences to train on.
             validation_samples: Sequences to validate on, and as many to test on.
@@ -47,12 +53,12 @@ class AddingRNN(Task):
         """
 
         batch_size: int = option(50, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(60.0, gt=0, help="default budget in gradient-equivalents")
-        T: int = option(20, ge=4, help="length of the sequences; the longer, the harder")
+        epochs: float = option(80.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
+        T: int = option(10, ge=4, help="length of the sequences; the longer, the harder")
         train_samples: int = option(1000, ge=1, help="sequences to train on")
         validation_samples: int = option(500, ge=1, help="sequences to validate on, and as many to test on")
-        cell: str = option("lstm", choices=tuple(CELLS), help="recurrent cell; rnn is the plain tanh one")
-        hidden: int = option(24, ge=1, help="units of the recurrent layer")
+        cell: str = option("gru", choices=tuple(CELLS), help="recurrent cell; rnn is the plain tanh one")
+        hidden: int = option(16, ge=1, help="units of the recurrent layer")
         initialization: str = option("default", choices=INITIALIZATIONS, help="of the recurrent weights")
 
     config: Config

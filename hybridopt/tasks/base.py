@@ -79,9 +79,7 @@ class Split:
                 "not belong together: their first dimensions must count the same samples."
             )
         if len(self.inputs) == 0:
-            raise DataError(
-                "A split is empty: it has no samples. Give it at least one, or check the data files."
-            )
+            raise DataError("A split is empty: it has no samples. Give it at least one, or check the data files.")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -145,13 +143,11 @@ class TaskConfig:
 
     Args:
         batch_size: Mini-batch of optimizers that step on few samples.
-        epochs: Default budget in passes over the training set, that is, in gradient-equivalents.
+        epochs: Default budget in epochs, passes over the training set; a full-batch step is one epoch.
     """
 
     batch_size: int = option(64, ge=1, help="mini-batch of optimizers that step on few samples")
-    epochs: float = option(
-        20.0, gt=0, help="default budget in gradient-equivalents (passes over the training set)"
-    )
+    epochs: float = option(20.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
 
 
 class Task(ABC):

@@ -8,7 +8,7 @@ from hybridopt.tasks.base import Split, Splits
 from hybridopt.tasks.data.split import partition, standardize
 
 SHARES = (0.7, 0.15, 0.15)
-"""Train, validation and test: 1,258, 270 and 269 of the 1,797 images, give or take rounding by class."""
+"""Train, validation and test: 1,258, 269 and 270 of the 1,797 images."""
 
 
 def digits_splits(seed: int) -> Splits:

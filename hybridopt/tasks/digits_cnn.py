@@ -21,12 +21,12 @@ class DigitsCNN(Classification):
 
     name = "digits_cnn"
     summary = "CNN on scikit-learn's 8x8 digits (bundled): 1,797 images, 10 classes, smooth"
-    # Over 10 seeds each (split and initialization), Adam (rates 1e-3, 3e-3, 1e-2), SGD (0.1), momentum (0.03) and
-    # full-batch L-BFGS all reached 95 % on all seeds: in 2 to 8 epochs, L-BFGS in at most 15 iterations. 96 % was
-    # missed once by SGD and once by L-BFGS. No target on the validation loss: it rises again once a full-batch
-    # method fits the training set exactly.
+    # Measured with torch's own optimizers on seeds 0 to 9 (split and initialization). 94 % was reached on every seed:
+    # by Adam (1e-2) in 1 or 2 epochs, SGD (0.1) in 3 to 7, full-batch L-BFGS in 7 to 12 iterations. 95 % took them up
+    # to 6, 17 and 32 on the hardest split, and 96 % was missed there. The training loss: 2 to 4, 8 to 15, 13 to 21.
+    # No target on the validation loss: it rises again once a full-batch method fits the training set exactly.
     targets = (
-        Target("validation_accuracy", 0.95, "max"),
+        Target("validation_accuracy", 0.94, "max"),
         Target("train_loss", 0.05, "min"),
     )
 
@@ -36,15 +36,13 @@ class DigitsCNN(Classification):
 
         Args:
             batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget in gradient-equivalents.
+            epochs: Default budget, in epochs; a full-batch step is one epoch.
             channels: Channels of the first convolution; the second has twice as many.
         """
 
         batch_size: int = option(32, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(15.0, gt=0, help="default budget in gradient-equivalents")
-        channels: int = option(
-            8, ge=1, help="channels of the first convolution; the second has twice as many"
-        )
+        epochs: float = option(25.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
+        channels: int = option(8, ge=1, help="channels of the first convolution; the second has twice as many")
 
     config: Config
 

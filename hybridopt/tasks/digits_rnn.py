@@ -21,7 +21,13 @@ class DigitsRNN(Classification):
 
     name = "digits_rnn"
     summary = "LSTM on scikit-learn's 8x8 digits read row by row: 8 steps of 8 features, 10 classes"
-    targets = ()
+    # Measured with torch's own optimizers on seeds 0 to 9 (split and initialization). 92 % was reached on every seed:
+    # by Adam (1e-2) in 3 or 4 epochs, SGD (0.1) in 15 to 26, full-batch L-BFGS in 16 to 35 iterations, which missed
+    # 95 % on 5 seeds, having fitted the training set exactly. The training loss: 4 to 6, 30 to 37, 20 to 25.
+    targets = (
+        Target("validation_accuracy", 0.92, "max"),
+        Target("train_loss", 0.1, "min"),
+    )
 
     @dataclass
     class Config(TaskConfig):
@@ -29,14 +35,14 @@ class DigitsRNN(Classification):
 
         Args:
             batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget in gradient-equivalents.
+            epochs: Default budget, in epochs; a full-batch step is one epoch.
             cell: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
             hidden: Units of the recurrent layer.
             initialization: ``"default"`` (torch's) or ``"orthogonal"``.
         """
 
         batch_size: int = option(32, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(20.0, gt=0, help="default budget in gradient-equivalents")
+        epochs: float = option(40.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
         cell: str = option("lstm", choices=tuple(CELLS), help="recurrent cell; rnn is the plain tanh one")
         hidden: int = option(32, ge=1, help="units of the recurrent layer")
         initialization: str = option("default", choices=INITIALIZATIONS, help="of the recurrent weights")

@@ -40,13 +40,13 @@ class FashionCNN(Classification):
 
         Args:
             batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget in gradient-equivalents.
+            epochs: Default budget, in epochs; a full-batch step is one epoch.
             standardize: Whether pixels get mean 0 and deviation 1 instead of the range 0 to 1 of the published
                 problem.
         """
 
         batch_size: int = option(128, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(20.0, gt=0, help="default budget in gradient-equivalents (published: 100)")
+        epochs: float = option(20.0, gt=0, help="default budget in epochs (published: 100)")
         standardize: bool = option(False, help="mean 0 and deviation 1 instead of the published range 0 to 1")
 
     config: Config

@@ -48,11 +48,11 @@ class MNISTAutoencoder(Task):
 
         Args:
             batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget in gradient-equivalents.
+            epochs: Default budget, in epochs; a full-batch step is one epoch.
         """
 
         batch_size: int = option(200, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(50.0, gt=0, help="default budget in gradient-equivalents")
+        epochs: float = option(50.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
 
     config: Config
 

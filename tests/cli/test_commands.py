@@ -110,6 +110,40 @@ def test_own_yaml_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert "Did you mean 'lr'" in capsys.readouterr().err
 
 
+def test_settings_for_one_pair_yield_to_the_user(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "tuned" / "tiny").mkdir(parents=True)
+    (tmp_path / "mine" / "tuned" / "tiny" / "sgd.yaml").write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    common = [
+        "run",
+        "--config-dir",
+        "mine",
+        "--plugin",
+        PLUGIN,
+        "--cfg",
+        "job",
+        "--package",
+        "optimizer",
+        "task=tiny",
+    ]
+    for overrides, rate in (
+        (["optimizer=sgd"], 0.25),
+        (["optimizer=sgd", "optimizer.lr=0.5"], 0.5),
+        (["optimizer=momentum"], 0.05),
+    ):
+        assert main([*common, *overrides]) == 0
+        assert f"lr: {rate}" in capsys.readouterr().out
+
+
+def test_in_process_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "-m", "--plugin", PLUGIN, "task=tiny", "optimizer=lbfgs", "budget.steps=2"]
+    assert main([*command, "hydra/launcher=basic", "seed=0,1"]) == 0
+    assert capsys.readouterr().out.count(" -> outputs/runs/tiny/lbfgs/s") == 2
+    assert main([*command, "hydra/launcher=basic", "seed=2", "task.batch_size=16,100"]) == 2
+    captured = capsys.readouterr()
+    assert "tiny/lbfgs/s2" in captured.out
+    assert "batch_size" in captured.err
+
+
 def test_own_optimizer_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "my_method.py").write_text(
         "from dataclasses import dataclass\n"
@@ -146,7 +180,15 @@ def test_error_in_the_middle_is_one_paragraph(capsys: pytest.CaptureFixture[str]
 
 
 def test_nan_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["run", "--plugin", PLUGIN, "task=tiny", "optimizer=sgd", "optimizer.lr=1e30", "budget.steps=30"]
+    command = [
+        "run",
+        "--plugin",
+        PLUGIN,
+        "task=tiny",
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "budget.steps=30",
+    ]
     for _ in range(2):
         assert main(command) == 2
         error = capsys.readouterr().err
@@ -184,7 +226,15 @@ def test_status_tells_what_is_running_now(capsys: pytest.CaptureFixture[str], tm
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    for name in ("newton_cg", "external", "digits_cnn", "negative_curvature", "one_cycle", "wandb", "quickstart"):
+    for name in (
+        "newton_cg",
+        "external",
+        "digits_cnn",
+        "negative_curvature",
+        "one_cycle",
+        "wandb",
+        "quickstart",
+    ):
         assert name in text
 
 
@@ -205,7 +255,14 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HYBRIDOPT_DATA", "/nonexistent")
     assert main(["doctor", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for expected in ("torch", "Hessian product", "Gauss-Newton product", "IS NO DIRECTORY", "writable", "offline"):
+    for expected in (
+        "torch",
+        "Hessian product",
+        "Gauss-Newton product",
+        "IS NO DIRECTORY",
+        "writable",
+        "offline",
+    ):
         assert expected in text
     assert main(["doctor", "--device", "tpu"]) == 2
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
-from tests.cases import SEED, Case, Problem
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hybridopt.linalg.operator import SymmetricOperator
 from hybridopt.objective import Objective
+from tests.cases import SEED, Case, Problem
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def jacobian(vector: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     return torch.stack([derivative(entry, inputs, retain_graph=True) for entry in vector.reshape(-1)])
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(case: Case) -> Reference:
     """Returns loss, gradient, Hessian and Gauss-Newton matrix of a case."""
     with torch.random.fork_rng(devices=[]):

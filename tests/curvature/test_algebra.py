@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import BY_NAME
-from tests.curvature.reference import objective_of, reference, relative_error
 
 from hybridopt.core import CombinationError
 from hybridopt.curvature import Dense, GaussNewton, Hessian, Identity, Sum
+from tests.cases import BY_NAME
+from tests.curvature.reference import objective_of, reference, relative_error
 
 CASE = BY_NAME["mlp_tanh"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import BY_NAME, Case, cases
-from tests.curvature.reference import objective_of, probes
 
 from hybridopt.core import ConfigError, ObjectiveError
 from hybridopt.curvature import GaussNewton, Hessian, Identity
+from tests.cases import BY_NAME, Case, cases
+from tests.curvature.reference import objective_of, probes
 
 SELECTED = cases("mlp_tanh", "frozen", "tied", "unused", "lstm", "mixed_dtypes")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.cases import BY_NAME, DTYPES, Case, cases
-from tests.curvature.reference import objective_of, probes, reference, relative_error
 from torch import nn
 
 from hybridopt.core import CombinationError
 from hybridopt.curvature import GaussNewton, Hessian
 from hybridopt.objective import Objective
+from tests.cases import BY_NAME, DTYPES, Case, cases
+from tests.curvature.reference import objective_of, probes, reference, relative_error
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 

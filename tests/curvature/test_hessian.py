@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from tests.cases import DTYPES, Case, cases
-from tests.curvature.reference import objective_of, probes, reference, relative_error
 
 from hybridopt.curvature import Hessian
 from hybridopt.objective import Objective
+from tests.cases import DTYPES, Case, cases
+from tests.curvature.reference import objective_of, probes, reference, relative_error
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tests.cases import CASES, Case, cases
-from tests.curvature.reference import derivative, plain_loss, reference, relative_error
 
 from hybridopt.objective import Objective
+from tests.cases import CASES, Case, cases
+from tests.curvature.reference import derivative, plain_loss, reference, relative_error
 
 STEP = 1e-5
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import CASES, DTYPES, Case, cases
-from tests.curvature.reference import objective_of, relative_error
 
 from hybridopt.curvature import GaussNewton, Hessian
+from tests.cases import CASES, DTYPES, Case, cases
+from tests.curvature.reference import objective_of, relative_error
 
 # Every case with the Hessian, and with the Gauss-Newton matrix where there are outputs.
 OPERATORS = pytest.mark.parametrize(

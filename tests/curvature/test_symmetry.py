@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import CASES, Case, cases
-from tests.curvature.reference import objective_of
 
 from hybridopt.curvature import GaussNewton, Hessian
+from tests.cases import CASES, Case
+from tests.curvature.reference import objective_of
 
 # Every case with the Hessian, and with the Gauss-Newton matrix where there are outputs.
 OPERATORS = pytest.mark.parametrize(

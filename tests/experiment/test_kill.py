@@ -40,7 +40,9 @@ def slow_config(tmp_path: Path):
 def start(directory: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hybridopt", "job", str(directory)]
     with open(directory / "stdout", "ab") as log:
-        return subprocess.Popen(command, env=pool._environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, env=pool._environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log
+        )
 
 
 def wait_for_rows(directory: Path, count: int) -> None:

@@ -16,7 +16,8 @@ from hybridopt.experiment.config import resolve, to_plain
 from hybridopt.experiment.job import run_job
 from hybridopt.experiment.jsonio import read_json, read_rows
 from hybridopt.experiment.store import RunStore
-from tests.experiment import tiny  # noqa: F401 (registers the task)
+from hybridopt.tasks import registry
+from tests.experiment import tiny
 
 
 def config(**values: Any):
@@ -103,22 +104,19 @@ def test_targets_are_timed_once(tmp_path: Path) -> None:
     assert [row["metric"] for row in rows(tmp_path, "event") if row["event"] == "target"] == ["train_loss"]
 
 
-def test_patience_and_targets_end_a_run(tmp_path: Path) -> None:
+def test_patience_and_targets_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = run_job(tmp_path / "a", config(optimizer={"name": "sgd", "lr": 0.0}, budget={"epochs": 50, "patience": 3}))
     assert status["reason"] == "no lower validation loss in 3 evaluations"
     assert status["epoch"] < 50
-    monkey = config(task={"dropout": 0.0}, budget={"epochs": 200, "stop_at_targets": True})
-    original = tiny.Tiny.targets
-    try:
-        tiny.Tiny.targets = original[:1]
-        status = run_job(tmp_path / "b", monkey)
-    finally:
-        tiny.Tiny.targets = original
+    monkeypatch.setattr(registry.get("tiny"), "targets", tiny.Tiny.targets[:1])
+    status = run_job(tmp_path / "b", config(task={"dropout": 0.0}, budget={"epochs": 200, "stop_at_targets": True}))
     assert status["reason"] == "every target is reached"
     assert status["epoch"] < 200
 
 
-@pytest.mark.parametrize("values", [{"task": {"poison": "nan", "after": 12}}, {"optimizer": {"name": "sgd", "lr": 1e30}}])
+@pytest.mark.parametrize(
+    "values", [{"task": {"poison": "nan", "after": 12}}, {"optimizer": {"name": "sgd", "lr": 1e30}}]
+)
 def test_divergence_is_a_status(tmp_path: Path, values: dict) -> None:
     status = run_job(tmp_path, config(**values, budget={"epochs": 50}))
     assert status["status"] == "diverged"
@@ -138,7 +136,7 @@ def test_an_error_is_recorded_and_what_was_recorded_stays(tmp_path: Path) -> Non
 
 
 def test_bad_parts_are_refused_before_anything_is_trained() -> None:
-    with pytest.raises(ConfigError, match="larger than the training set|batch_size is 49"):
+    with pytest.raises(ConfigError, match=r"larger than the training set|batch_size is 49"):
         build(config(task={"batch_size": 49}))
     with pytest.raises(ConfigError, match=r"budget\.epochs"):
         build(config(schedule="cosine", budget={"seconds": 1}))
@@ -154,10 +152,16 @@ def run_until(directory: Path, values: Any, stop_at: int | None) -> tuple[dict[s
 
 RESUMED = [
     {"optimizer": {"name": "momentum", "lr": 0.05}, "schedule": {"name": "cosine", "warmup": 0.2}},
-    {"optimizer": {"name": "adam", "lr": 0.05}, "escape": {"name": "perturbation", "stall_window": 2, "window": 2}},
+    {
+        "optimizer": {"name": "adam", "lr": 0.05},
+        "escape": {"name": "perturbation", "stall_window": 2, "window": 2},
+    },
     {"optimizer": "lbfgs", "schedule": "plateau"},
     {"optimizer": "newton_cg"},
-    {"optimizer": "trust_newton_cg", "escape": {"name": "negative_curvature", "stall_window": 2, "window": 2}},
+    {
+        "optimizer": "trust_newton_cg",
+        "escape": {"name": "negative_curvature", "stall_window": 2, "window": 2},
+    },
     {"optimizer": "adam_lbfgs"},
     {"optimizer": {"name": "external", "cls": "torch:Adagrad"}, "dtype": "float64"},
 ]

@@ -18,7 +18,13 @@ from hybridopt.experiment.layout import write_config
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Job, Pool, Slot
 
-CONFIG = {"task": {"name": "t"}, "optimizer": {"name": "o"}, "escape": {"name": "none"}, "seed": 0, "device": "cpu"}
+CONFIG = {
+    "task": {"name": "t"},
+    "optimizer": {"name": "o"},
+    "escape": {"name": "none"},
+    "seed": 0,
+    "device": "cpu",
+}
 DONE = "write('done')"
 
 
@@ -53,7 +59,8 @@ def test_a_dead_job_never_ends_the_queue(tmp_path: Path) -> None:
     outcomes = do(
         tmp_path,
         {
-            "killed": f"write('running'); open(d+'/history.jsonl','w').write({row!r} + chr(10)); os.kill(os.getpid(), 9)",
+            "killed": f"write('running'); open(d+'/history.jsonl','w').write("
+            f"{row + chr(10)!r}); os.kill(os.getpid(), 9)",
             "exited": "write('running'); os._exit(3)",
             "silent": "os._exit(0)",
             "diverged": "write('diverged'); sys.exit(1)",
@@ -90,7 +97,7 @@ def test_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = do(
         tmp_path,
         {
-            "saves": "write('running'); signal.signal(15, lambda *a: (write('interrupted'), os._exit(130))); time.sleep(30)",
+            "saves": "signal.signal(15, lambda *a: (write('interrupted'), os._exit(0)))\ntime.sleep(9)",
             "deaf": "write('running'); signal.signal(15, signal.SIG_IGN); time.sleep(30)",
             "quick": DONE,
         },
@@ -106,7 +113,7 @@ def test_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_slots_run_at_the_same_time_and_no_more(tmp_path: Path) -> None:
     stamp = "t = time.time(); time.sleep(0.4); open(d+'/span','w').write(f'{t} {time.time()}'); write('done')"
-    do(tmp_path, {name: stamp for name in "abcd"}, slots=2)
+    do(tmp_path, dict.fromkeys("abcd", stamp), slots=2)
     spans = [tuple(map(float, (tmp_path / name / "span").read_text().split())) for name in "abcd"]
     at_once = [sum(start < middle < end for start, end in spans) for middle in ((s + e) / 2 for s, e in spans)]
     assert max(at_once) == 2
@@ -136,7 +143,10 @@ def test_interrupt_lets_the_jobs_save_themselves(tmp_path: Path) -> None:
 
 def test_timing_says_whether_jobs_shared_the_machine(tmp_path: Path) -> None:
     job = Job(tmp_path, "x")
-    alone, together = Pool([Slot("cpu", 1)], None, Monitor()), Pool([Slot("cpu", 1, (0,))] * 2, None, Monitor())
+    alone, together = (
+        Pool([Slot("cpu", 1)], None, Monitor()),
+        Pool([Slot("cpu", 1, (0,))] * 2, None, Monitor()),
+    )
     assert "exclusive" in alone.command(job, Slot("cpu", 1))
     command = together.command(job, Slot("cuda:1", 1, (0, 3)))
     assert command[command.index("--timing") + 1] == "shared"

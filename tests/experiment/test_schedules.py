@@ -84,5 +84,5 @@ def test_resume_goes_on_with_the_same_rates(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle", "polynomial"])
 def test_open_end_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="budget.epochs"):
+    with pytest.raises(ConfigError, match=r"budget\.epochs"):
         make(name, total=None)

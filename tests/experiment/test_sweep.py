@@ -21,7 +21,13 @@ from tests.experiment import tiny  # noqa: F401 (registers the task)
 
 
 def config(tmp_path: Path, **values: Any):
-    base = {"task": "tiny", "optimizer": "adam", "device": "cpu", "budget": {"steps": 2}, "out": str(tmp_path)}
+    base = {
+        "task": "tiny",
+        "optimizer": "adam",
+        "device": "cpu",
+        "budget": {"steps": 2},
+        "out": str(tmp_path),
+    }
     return resolve({**base, **values})
 
 
@@ -85,7 +91,7 @@ def test_failed_runs_wait_for_retry_and_diverged_ones_for_ever(tmp_path: Path, s
 
 
 def test_equal_configs_are_one_run(tmp_path: Path, started: list[str]) -> None:
-    sweep.run_sweep([config(tmp_path, tracker=name) for name in ("none", "wandb")], Monitor())
+    sweep.run_sweep([config(tmp_path, checkpoint_every=seconds) for seconds in (5, 6)], Monitor())
     assert len(started) == 1
 
 
@@ -120,7 +126,10 @@ def test_nothing_starts_when_one_run_cannot(tmp_path: Path, started: list[str], 
 
 def test_a_run_of_another_process_is_refused(tmp_path: Path, started: list[str]) -> None:
     run = config(tmp_path)
-    with RunStore(run_directory(run), to_plain(run)), pytest.raises(StoreError, match="is being done by process"):
+    with (
+        RunStore(run_directory(run), to_plain(run)),
+        pytest.raises(StoreError, match="is being done by process"),
+    ):
         sweep.run_sweep([run], Monitor())
     assert started == []
 

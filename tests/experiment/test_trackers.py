@@ -118,7 +118,14 @@ def test_a_broken_tracker_is_one_warning_and_nothing_else(tmp_path: Path, monkey
     log = (tmp_path / "run.log").read_text()
     assert log.count("WARNING") == 1
     assert "Broken failed in log (SystemExit: service killed)" in log
-    assert [row["step"] for row in read_rows(tmp_path / "history.jsonl") if row["type"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in read_rows(tmp_path / "history.jsonl") if row["type"] == "step"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_a_hanging_tracker_neither_slows_nor_holds_the_run(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,9 @@ class Tiny(Task):
         inputs = torch.randn(self.config.samples + 24, 3, generator=generator)
         targets = torch.sin(inputs.sum(1, keepdim=True))
         n = self.config.samples
-        return Splits(*(Split(inputs[part], targets[part]) for part in (slice(0, n), slice(n, n + 12), slice(n + 12, None))))
+        return Splits(
+            *(Split(inputs[part], targets[part]) for part in (slice(0, n), slice(n, n + 12), slice(n + 12, None)))
+        )
 
     def build_model(self) -> nn.Module:
         return nn.Sequential(

@@ -115,7 +115,13 @@ def test_what_does_not_fit_is_not_added(other):
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.ones(11, dtype=FLOAT), torch.ones(12), torch.ones(11, 12, dtype=FLOAT), torch.tensor(2.0).double()]
+    "wrong",
+    [
+        torch.ones(11, dtype=FLOAT),
+        torch.ones(12),
+        torch.ones(11, 12, dtype=FLOAT),
+        torch.tensor(2.0).double(),
+    ],
 )
 def test_what_does_not_fit_is_not_multiplied(wrong):
     for operator in (Dense(matrix()), Dense(matrix()) + Identity()):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import SEED, Case, cases
-from tests.curvature.reference import objective_of
 
 from hybridopt.objective import Objective
+from tests.cases import SEED, Case, cases
+from tests.curvature.reference import objective_of
 
 BUFFERED = cases(buffers=True)
 NAN = float("nan")

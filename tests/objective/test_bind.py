@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.curvature.reference import relative_error
 from torch import nn
 
 from hybridopt.core import ObjectiveError
 from hybridopt.objective import Objective
+from tests.curvature.reference import relative_error
 
 
 @pytest.fixture
@@ -108,7 +108,11 @@ def test_the_objective_itself_is_not_changed(objective):
 
 def test_nothing_to_optimize(objective):
     objective.model.requires_grad_(False)
-    for use in (lambda: objective.bind(groups(objective.model.parameters())), objective.value, objective.position):
+    for use in (
+        lambda: objective.bind(groups(objective.model.parameters())),
+        objective.value,
+        objective.position,
+    ):
         with pytest.raises(ObjectiveError, match="no parameter to optimize"):
             use()
     with pytest.raises(ObjectiveError, match="no parameter to optimize"):

@@ -11,7 +11,11 @@ from hybridopt.objective import ParameterSpace
 
 
 def parameters() -> list[nn.Parameter]:
-    return [nn.Parameter(torch.arange(6.0).view(2, 3)), nn.Parameter(torch.tensor(7.0)), nn.Parameter(torch.ones(2))]
+    return [
+        nn.Parameter(torch.arange(6.0).view(2, 3)),
+        nn.Parameter(torch.tensor(7.0)),
+        nn.Parameter(torch.ones(2)),
+    ]
 
 
 def test_order_and_shape():

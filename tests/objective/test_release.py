@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import BY_NAME
-from tests.curvature.reference import objective_of
 
 from hybridopt.core import StaleOperatorError
+from tests.cases import BY_NAME
+from tests.curvature.reference import objective_of
 
 
 @pytest.fixture

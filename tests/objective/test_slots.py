@@ -9,13 +9,13 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.cases import Case, cases
-from tests.curvature.reference import objective_of
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from hybridopt.core import ObjectiveError
 from hybridopt.objective import Objective, Slots
+from tests.cases import BY_NAME, Case, cases
+from tests.curvature.reference import objective_of
 
 
 def parameter_ids(model: nn.Module) -> list[int]:
@@ -38,22 +38,22 @@ def test_registered_parameters_are_the_same_objects_afterwards(case: Case):
 
 
 def test_tied_parameters_are_one():
-    objective = objective_of(next(c for c in _all() if c.name == "tied"))
+    objective = objective_of(BY_NAME["tied"])
     assert objective.space.n == sum(p.numel() for p in objective.model.parameters())
     x = torch.zeros(objective.space.n)
     assert objective.value(x) == pytest.approx(torch.tensor(5.0).log().item())
 
 
-def _all():
-    from tests.cases import CASES
-
-    return CASES
-
-
 def test_a_trial_reaches_every_place():
     # At zero every model whose parameters are all weights and biases of linear layers gives equal logits.
-    for name, classes in (("shared_module", 3), ("listed", 3), ("mlp_tanh", 3), ("lstm", 2), ("gru_packed", 2)):
-        objective = objective_of(next(c for c in _all() if c.name == name))
+    for name, classes in (
+        ("shared_module", 3),
+        ("listed", 3),
+        ("mlp_tanh", 3),
+        ("lstm", 2),
+        ("gru_packed", 2),
+    ):
+        objective = objective_of(BY_NAME[name])
         wanted = torch.tensor(float(classes)).log().item()
         assert objective.value(torch.zeros(objective.space.n)) == pytest.approx(wanted), name
 
@@ -125,9 +125,7 @@ def parametrization(model: nn.Module) -> None:
     model.parametrizations.weight.original = nn.Parameter(torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(
-    "replace", [assign, load, lambda m: prune.random_unstructured(m, "weight", 1), parametrization]
-)
+@pytest.mark.parametrize("replace", [assign, load, parametrization])
 def test_a_replaced_parameter_is_an_error_and_no_zero_gradient(replace):
     model = nn.Linear(2, 1)
     objective = Objective(model, F.mse_loss, torch.randn(4, 2), torch.randn(4, 1))
@@ -143,8 +141,23 @@ def test_a_replaced_parameter_is_an_error_and_no_zero_gradient(replace):
             evaluate()
 
 
+def test_a_parameter_that_moved_to_another_name():
+    # Pruning keeps the parameter under a new name: derivatives at the model stay right, trials cannot.
+    model = nn.Linear(2, 1)
+    objective = Objective(model, F.mse_loss, torch.randn(4, 2), torch.randn(4, 1))
+    objective.value()
+    prune.random_unstructured(model, "weight", 1)
+    fresh = Objective(model, F.mse_loss, objective.inputs, objective.targets)
+    wanted = dict(zip(map(id, fresh.space.parameters), fresh.space.views(fresh.value_and_grad()[1]), strict=True))
+    found = objective.space.views(objective.value_and_grad()[1])
+    for parameter, gradient in zip(objective.space.parameters, found, strict=True):
+        assert torch.equal(gradient, wanted[id(parameter)])
+    with pytest.raises(ObjectiveError, match="replaced"):
+        objective.value(objective.position())
+
+
 def test_unused_parameters_have_zero_gradient_and_curvature():
-    objective = objective_of(next(c for c in _all() if c.name == "unused"))
+    objective = objective_of(BY_NAME["unused"])
     spare = sum(p.numel() for p in objective.model.spare.parameters())
     point = objective.at()
     assert (point.gradient[-spare:] == 0).all()

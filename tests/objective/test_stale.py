@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import Case, cases
-from tests.curvature.reference import objective_of
 
 from hybridopt.core import StaleOperatorError
 from hybridopt.objective import Objective
+from tests.cases import Case, cases
+from tests.curvature.reference import objective_of
 
 
 def commit(objective: Objective) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases import DTYPES, SEED, Case, Problem, cases
-from tests.curvature.reference import derivative, objective_of, plain_loss, reference, relative_error
 
 from hybridopt.core import ObjectiveError
 from hybridopt.objective import Objective
+from tests.cases import DTYPES, SEED, Case, Problem, cases
+from tests.curvature.reference import derivative, objective_of, plain_loss, reference, relative_error
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -87,9 +87,7 @@ def test_cells_and_sizes():
             torch.testing.assert_close(block @ block.T, torch.eye(5))
     bias = model.recurrent.bias_ih_l0 + model.recurrent.bias_hh_l0
     torch.testing.assert_close(bias[5:10], torch.ones(5))  # the forget gate of an LSTM starts open
-    with pytest.raises(
-        ConfigError, match="must be one of 'rnn', 'gru', 'lstm', not 'ltsm'. Did you mean 'lstm'?"
-    ):
+    with pytest.raises(ConfigError, match=r"must be one of 'rnn', 'gru', 'lstm', not 'ltsm'. Did you mean 'lstm'\?"):
         tasks.create("digits_rnn", cell="ltsm")
 
 
@@ -134,9 +132,7 @@ def test_adam_reaches_the_targets_within_the_default_budget(name):
             optimizer.step()
         with torch.no_grad():
             outputs = model(splits.validation.inputs)
-            found = {
-                f"validation_{k}": v for k, v in task.metrics(outputs, splits.validation.targets).items()
-            }
+            found = {f"validation_{k}": v for k, v in task.metrics(outputs, splits.validation.targets).items()}
             found["train_loss"] = task.loss(model(splits.train.inputs), splits.train.targets).item()
         waiting = [target for target in waiting if not target.reached(found[target.metric])]
         if not waiting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridopt.tasks.data.files import DataFile, locate
 from hybridopt.tasks.data.idx import read_idx
-from hybridopt.tasks.data.images import FASHION_MNIST, MNIST, ImageSource, Images, load_images
+from hybridopt.tasks.data.images import FASHION_MNIST, MNIST, Images, ImageSource, load_images
 from hybridopt.tasks.data.split import generator, partition, standardize
 
 __all__ = [

@@ -84,9 +84,7 @@ def _fetched(file: DataFile, cache: Path | None) -> Path:
         try:
             with _quiet():
                 downloader = pooch.HTTPDownloader(progressbar=False, timeout=_TIMEOUT)
-                return Path(
-                    pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
-                )
+                return Path(pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader))
         # Before OSError and ValueError, of which requests' own errors are kinds.
         except requests.RequestException as error:
             reasons.append(f"{url}: {_reason(error)}")
@@ -117,7 +115,9 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps pooch's announcements out of the console, and leaves its logger as it was."""
-    logger = logging.getLogger("pooch")
+    import pooch
+
+    logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -70,6 +70,4 @@ def _content(path: Path) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a truncated or damaged gzip file ({error}). Fetch it again.") from error
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror or error}). Check its permissions."
-        ) from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error

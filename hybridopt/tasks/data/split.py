@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,17 +24,15 @@ def generator(seed: int, stream: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def partition(
-    samples: int, shares: Sequence[float], seed: int, *, labels: Tensor | None = None
-) -> list[Tensor]:
+def partition(samples: int, shares: Sequence[float], seed: int, *, labels: Tensor | None = None) -> list[Tensor]:
     """Splits ``range(samples)`` at random into disjoint parts that together hold every sample.
 
     Args:
         samples: How many samples there are.
         shares: Share of each part; they sum to 1.
         seed: Decides who goes where.
-        labels: Class of each sample, shape (samples,), integer. When given, every class is split by the same
-            shares, up to rounding to whole samples; the last part takes what rounding leaves.
+        labels: Class of each sample, shape (samples,), integer. When given, every class is split by the same shares,
+            up to one sample; the sizes of the parts are the same as without.
 
     Returns:
         Positions of each part, shuffled, int64.
@@ -43,18 +43,15 @@ def partition(
     if any(share < 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise DataError(f"The shares of a split must be at least 0 and sum to 1, not {tuple(shares)}.")
     if labels is not None and labels.shape != (samples,):
-        raise DataError(
-            f"There are {samples} samples but labels of shape {tuple(labels.shape)}: one each is needed."
-        )
+        raise DataError(f"There are {samples} samples but labels of shape {tuple(labels.shape)}: one each is needed.")
     rng = generator(seed, "partition")
     order = torch.randperm(samples, generator=rng)
     groups = [order] if labels is None else [order[labels[order] == value] for value in labels.unique()]
-    parts: list[list[Tensor]] = [[] for _ in shares]
-    for group in groups:
-        bounds = _bounds(len(group), shares)
-        for part, start, stop in zip(parts, bounds, bounds[1:], strict=False):
-            part.append(group[start:stop])
-    joined = [torch.cat(part) for part in parts]
+    bounds = _bounds([len(group) for group in groups], shares)
+    joined = [
+        torch.cat([group[i:j] for group, i, j in zip(groups, starts, stops, strict=True)] or [order[:0]])
+        for starts, stops in pairwise(bounds)
+    ]
     if any(len(part) == 0 for part in joined):
         raise DataError(
             f"{samples} samples are too few for the shares {tuple(shares)}: a part would be empty. Use more data."
@@ -63,12 +60,19 @@ def partition(
     return [part[torch.randperm(len(part), generator=rng)] for part in joined]
 
 
-def _bounds(count: int, shares: Sequence[float]) -> list[int]:
-    ends, total = [0], 0.0
+def _bounds(counts: Sequence[int], shares: Sequence[float]) -> list[list[int]]:
+    """Where each part begins and ends within each group: rounded so that the parts have their exact total sizes."""
+    bounds, cumulative = [[0] * len(counts)], 0.0
     for share in shares[:-1]:
-        total += share
-        ends.append(round(total * count))
-    return [*ends, count]
+        cumulative += share
+        exact = [cumulative * count for count in counts]
+        ends = [math.floor(value) for value in exact]
+        missing = round(cumulative * sum(counts)) - sum(ends)
+        by_remainder = sorted(range(len(counts)), key=lambda i: ends[i] - exact[i])
+        for i in by_remainder[:missing]:
+            ends[i] += 1
+        bounds.append([max(pair) for pair in zip(ends, bounds[-1], strict=True)])
+    return [*bounds, list(counts)]
 
 
 def standardize(train: Tensor, *others: Tensor, per_feature: bool = False) -> tuple[Tensor, ...]:

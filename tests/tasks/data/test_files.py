@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import functools
 import http.server
-import logging
 import socket
 import threading
 from dataclasses import replace
 
+import pooch
 import pytest
 
 from hybridopt.core import DataError
@@ -70,7 +70,7 @@ def test_given_file_with_another_checksum(tmp_path, monkeypatch):
 
 def test_fetches_once_into_the_cache(tmp_path, mirror, caplog, capfd):
     server, _, file = mirror
-    logger = logging.getLogger("pooch")
+    logger = pooch.get_logger()
     level = logger.level
     cache = tmp_path / "cache"
     path = locate(file, cache=cache)

@@ -35,6 +35,17 @@ def test_partition_keeps_class_shares():
     assert not torch.equal(first, first.sort().values), "parts must not be sorted by class"
 
 
+def test_partition_has_exact_sizes_whatever_the_classes():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 10, (601,)) ** 2 % 7
+    parts = partition(601, (5 / 6, 1 / 12, 1 / 12), seed=0, labels=labels)
+    plain = partition(601, (5 / 6, 1 / 12, 1 / 12), seed=0)
+    assert [len(part) for part in parts] == [len(part) for part in plain] == [501, 50, 50]
+    for part, share in zip(parts, (5 / 6, 1 / 12, 1 / 12), strict=True):
+        difference = labels[part].bincount(minlength=7) - share * labels.bincount(minlength=7)
+        assert difference.abs().max() <= 1.5
+
+
 @pytest.mark.parametrize("shares", [(0.5, 0.4), (1.5, -0.5)])
 def test_partition_refuses_wrong_shares(shares):
     with pytest.raises(DataError, match="sum to 1"):

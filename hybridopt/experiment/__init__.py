@@ -1,0 +1,1 @@
+"""Runs and sweeps: config, one training loop, checkpoints, run store, launcher, trackers."""

@@ -1,0 +1,109 @@
+"""A sweep from the command line, with real job processes that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridopt.cli import main
+from hybridopt.experiment import pool
+from hybridopt.experiment.jsonio import read_json, read_rows
+from tests.experiment import tiny
+
+PLUGIN = str(Path(tiny.__file__).resolve())
+
+
+def statuses(directory: Path) -> dict[str, str]:
+    found = directory.glob("*/*/*/status.json")
+    return {path.parents[1].name: read_json(path)["status"] for path in found}
+
+
+def test_killed_jobs_do_not_end_a_sweep_and_are_retried_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {optimizer: 'newton_cg,lbfgs'}}}\n"
+        "task: {poison: kill, after: 15}\n"
+        "budget: {steps: 5}\n"
+        "checkpoint_every: 1e-6\n"
+        "launcher: {slots: 2, time_limit: 60}\n"
+    )
+    command = ["run", "--config-dir", "conf", "--plugin", PLUGIN, "experiment=mine", "task=tiny"]
+    command.append(f"task.antidote={tmp_path / 'antidote'}")
+    # lbfgs evaluates more often per step and dies of the poison; newton_cg is done before.
+    assert main([*command, "budget.steps=10"]) == 1
+    out = capsys.readouterr().out
+    directory = tmp_path / "outputs" / "mine"
+    assert statuses(directory) == {"newton_cg": "done", "lbfgs": "failed"}
+    assert "killed by signal 9" in out
+    assert "1 of 2 runs are done." in out
+    assert "a demonstration, not a comparison" in out
+    for name in ("report.html", "report.md", "sweep.json"):
+        assert (directory / name).is_file()
+    assert str(Path("outputs") / "mine" / "report.html") in out
+    (done,) = directory.glob("tiny/newton_cg/*")
+    assert read_json(done / "provenance.json")["timing"] == "shared"
+    history = (done / "history.jsonl").read_bytes()
+    (tmp_path / "antidote").touch()
+    assert main([*command, "budget.steps=10"]) == 1
+    assert "0 runs to do" in capsys.readouterr().out
+    assert main([*command, "budget.steps=10", "retry=failed"]) == 0
+    assert "2 of 2 runs are done." in capsys.readouterr().out
+    assert statuses(directory) == {"newton_cg": "done", "lbfgs": "done"}
+    assert (done / "history.jsonl").read_bytes() == history
+    (resumed,) = directory.glob("tiny/lbfgs/*")
+    steps = [row["step"] for row in read_rows(resumed / "history.jsonl") if row["type"] == "step"]
+    assert steps == list(range(1, 11))
+    assert main(["status", str(directory)]) == 0
+    assert "2 done" in capsys.readouterr().out
+
+
+def test_a_killed_launcher_leaves_no_job_behind_and_can_be_started_again(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "hybridopt",
+        "run",
+        "-m",
+        "--plugin",
+        PLUGIN,
+        "task=tiny",
+        "task.poison=slow",
+    ]
+    command += ["task.after=0", f"task.antidote={tmp_path / 'antidote'}", "optimizer=lbfgs", "seed=0"]
+    command += ["budget.steps=60", "out=out", "checkpoint_every=1e-6"]
+    environment = pool._environment(1)
+    with open(tmp_path / "log", "wb") as log:
+        launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    histories: list[Path] = []
+    while not histories or len(read_rows(histories[0])) < 5:
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+        histories = list(tmp_path.glob("out/*/*/*/history.jsonl"))
+    run = histories[0].parent
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    while read_json(run / "status.json")["status"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    status = read_json(run / "status.json")
+    assert (status["status"], status["reason"]) == ("interrupted", "the launcher of this job is gone")
+    before = len(read_rows(histories[0]))
+    (tmp_path / "antidote").touch()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs are done." in done.stdout
+    steps = [row["step"] for row in read_rows(histories[0]) if row["type"] == "step"]
+    assert steps == list(range(1, 61))
+    assert before > 0
+    assert len(read_json(run / "provenance.json")["resumed"]) == 1
