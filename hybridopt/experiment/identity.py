@@ -14,7 +14,7 @@ from hybridopt.experiment.jsonio import to_plain
 FORMAT = 1
 """Version of the run directory's layout and of what enters `run_id`; another one is another run."""
 
-IDENTITY = ("task", "optimizer", "escape", "schedule", "budget", "seed", "dtype", "device", "threads")
+IDENTITY = ("task", "optimizer", "escape", "schedule", "budget", "seed", "dtype", "device", "threads", "eval_every")
 """The config keys that a run's numbers depend on; paths, tracker, launcher and the like are left out."""
 
 
@@ -22,7 +22,7 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     """Returns the identity of a run: 16 hexadecimal digits.
 
     Two configs get the same id exactly if they agree in format version, resolved task, optimizer, escape,
-    schedule, budget, seed, dtype, kind of device and number of threads. How a number is written (1 or 1.0,
+    schedule, budget, seed, dtype, kind of device, number of threads and interval of evaluations. How a number is written (1 or 1.0,
     1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no difference.
 
     Args:
