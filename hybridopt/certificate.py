@@ -11,7 +11,6 @@ import torch
 from hybridopt.core import HybridoptError
 from hybridopt.linalg import minimum_eigenpair
 from hybridopt.objective import Objective
-from hybridopt.objective.smoothness import kinked_operations
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ def certify(
         limit = min(space.n, max_products)
         try:
             hessian = point.hessian()
-            pair = minimum_eigenpair(
-                hessian, space.n, tol=eps_H / 10, threshold=-eps_H, max_products=limit, **search
-            )
+            pair = minimum_eigenpair(hessian, space.n, tol=eps_H / 10, threshold=-eps_H, max_products=limit, **search)
             products = pair.products
             if pair.value < -eps_H:
                 # The question is answered; a second run says how negative, to three digits where that is cheap.

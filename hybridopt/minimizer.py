@@ -187,7 +187,8 @@ class _Run:
         if optimizer.escape is not None:
             # The escape's own windows must have had their chance to see the stall.
             patience = max(patience, 3 * getattr(optimizer.escape.config, "stall_window", 0) + 1)
-        for self.iterations in range(1, self.max_iter + 1):
+        for step in range(1, self.max_iter + 1):
+            self.iterations = step
             loss = optimizer.step(objective)
             value = float(loss)
             gradient = _largest(optimizer._grads())

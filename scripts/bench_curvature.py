@@ -10,6 +10,7 @@ itself; a figure that misses its gate is marked, and the script ends with 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from typing import Any
 
@@ -50,7 +51,7 @@ def autoencoder() -> tuple[nn.Module, Any, Tensor, Tensor]:
     """The 784-1000-500-250-30 autoencoder of Hinton and Salakhutdinov 2006, batch 1000."""
     sizes = [784, 1000, 500, 250, 30, 250, 500, 1000, 784]
     layers: list[nn.Module] = []
-    for index, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(n_in, n_out))
         if index not in (3, len(sizes) - 2):
             layers.append(nn.Sigmoid())
@@ -111,7 +112,7 @@ def retained(case: tuple[Any, ...], kind: str, k: int, vector: Tensor) -> Any:
 
 
 def peer(case: tuple[Any, ...], kind: str, k: int, vector: Tensor) -> Any:
-    """curvlinops with its determinism check off."""
+    """The package curvlinops with its determinism check off."""
     import curvlinops
 
     model, loss_fn, inputs, targets = case

@@ -54,7 +54,7 @@ def option(
     Returns:
         A dataclass field.
     """
-    bounds = {name: bound for name, bound in dict(ge=ge, gt=gt, le=le, lt=lt).items() if bound is not None}
+    bounds = {name: bound for name, bound in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if bound is not None}
     metadata = {"bounds": bounds, "choices": choices, "search": search, "help": help}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -92,9 +92,7 @@ def make_config(cls: type[ConfigT], values: Mapping[str, Any] | None = None, *, 
     for name in values or {}:
         if name not in fields:
             known = ", ".join(fields) or "none"
-            raise ConfigError(
-                f"{owner} has no option {name!r}.{suggest(name, fields)} Its options are: {known}."
-            )
+            raise ConfigError(f"{owner} has no option {name!r}.{suggest(name, fields)} Its options are: {known}.")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in (values or {}):
@@ -230,9 +228,7 @@ def _check_range(value: Any, metadata: Mapping[str, Any], label: str) -> None:
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
         names = ", ".join(repr(choice) for choice in choices)
-        raise ConfigError(
-            f"{label} must be one of {names}, not {value!r}.{suggest(str(value), map(str, choices))}"
-        )
+        raise ConfigError(f"{label} must be one of {names}, not {value!r}.{suggest(str(value), map(str, choices))}")
     bounds = metadata.get("bounds") or {}
     failed = any(not _BOUNDS[name][0](value, bound) for name, bound in bounds.items())
     if failed:

@@ -57,6 +57,7 @@ class GaussNewton(GaussNewtonOperator):
 def _checked(objective: Objective) -> Objective:
     if not isinstance(objective, Objective):
         raise ObjectiveError(
-            f"A curvature operator needs an Objective(model, loss_fn, inputs, targets), not a {type(objective).__name__}."
+            "A curvature operator needs an Objective(model, loss_fn, inputs, targets), not a "
+            f"{type(objective).__name__}."
         )
     return objective

@@ -92,6 +92,9 @@ class Escape:
             objective: Bound to its parameters, on the batch of the last step.
             attempt: 0 for the first try at this stall.
             random: The escape's own generator, on the CPU.
+
+        Raises:
+            TypeError: If a subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say where it jumps: define propose.")
 

@@ -22,8 +22,8 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     """Returns the identity of a run: 16 hexadecimal digits.
 
     Two configs get the same id exactly if they agree in format version, resolved task, optimizer, escape,
-    schedule, budget, seed, dtype, kind of device, number of threads and interval of evaluations. How a number is written (1 or 1.0,
-    1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no difference.
+    schedule, budget, seed, dtype, kind of device, threads and interval of evaluations. How a number is written
+    (1 or 1.0, 1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no difference.
 
     Args:
         config: The resolved config; keys that are not part of the identity are ignored.

@@ -78,9 +78,7 @@ def armijo(
         value = float(value)
         if math.isfinite(value):
             if value <= value0 + c1 * step * slope0 + noise:
-                return LineSearchResult(
-                    step, value, None, payload, evaluation, LineSearchStatus.CONVERGED, events
-                )
+                return LineSearchResult(step, value, None, payload, evaluation, LineSearchStatus.CONVERGED, events)
             factor = shrink
             if interpolate:
                 factor = clip(_interpolated(value0, slope0, step, value, previous) / step, least, shrink)

@@ -43,13 +43,10 @@ class LevenbergMarquardt:
         if not self.lower <= self.upper:
             raise ConfigError(f"Damping needs lower <= upper, got {self.lower} and {self.upper}.")
         if not 0 < self.decrease < 1 < self.increase:
-            raise ConfigError(
-                f"Damping needs 0 < decrease < 1 < increase, got {self.decrease} and {self.increase}."
-            )
+            raise ConfigError(f"Damping needs 0 < decrease < 1 < increase, got {self.decrease} and {self.increase}.")
         if not 0 < self.min_damping <= self.max_damping:
             raise ConfigError(
-                "Damping needs 0 < min_damping <= max_damping, "
-                f"got {self.min_damping} and {self.max_damping}."
+                f"Damping needs 0 < min_damping <= max_damping, got {self.min_damping} and {self.max_damping}."
             )
 
     def update(self, damping: float, ratio: float) -> float:

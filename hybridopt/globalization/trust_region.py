@@ -49,13 +49,10 @@ class TrustRegion:
                 f"eta_shrink={self.eta_shrink}, eta2={self.eta2}."
             )
         if not (0 < self.shrink < 1 < self.grow):
-            raise ConfigError(
-                f"A trust region needs 0 < shrink < 1 < grow, got {self.shrink} and {self.grow}."
-            )
+            raise ConfigError(f"A trust region needs 0 < shrink < 1 < grow, got {self.shrink} and {self.grow}.")
         if not 0 < self.min_radius <= self.max_radius:
             raise ConfigError(
-                "A trust region needs 0 < min_radius <= max_radius, "
-                f"got {self.min_radius} and {self.max_radius}."
+                f"A trust region needs 0 < min_radius <= max_radius, got {self.min_radius} and {self.max_radius}."
             )
 
     def ratio(self, actual: float, predicted: float, noise: float = 0.0) -> float:

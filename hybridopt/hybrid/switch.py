@@ -81,6 +81,9 @@ class Switch(Optimizer):
             plan: Which members, and when to switch.
             config: What the user gave, for `config`.
             escape: What to do at a saddle.
+
+        Raises:
+            ConfigError: If there is no rule by which to switch.
         """
         if plan.at_step is None and plan.plateau_window == 0:
             raise ConfigError("A switch needs a rule: give at_step, or a plateau_window above 0.")
@@ -96,8 +99,7 @@ class Switch(Optimizer):
                 mine.setdefault(name, value)
         torch.optim.Optimizer.__init__(self, groups, dict(members[0].defaults))
         self._second_rates = [
-            {name: group[name] for name in ("lr", "weight_decay") if name in group}
-            for group in members[1].param_groups
+            {name: group[name] for name in ("lr", "weight_decay") if name in group} for group in members[1].param_groups
         ]
         self._members = members
         self._share()
@@ -190,8 +192,13 @@ class Switch(Optimizer):
         for group, rates in zip(self.param_groups, self._second_rates, strict=True):
             group.update(rates)
         self.report.events.append(
-            {"event": "switch", "from": self._plan.first, "to": self._plan.second, "reason": reason,
-             "at_step": memory["steps"]}
+            {
+                "event": "switch",
+                "from": self._plan.first,
+                "to": self._plan.second,
+                "reason": reason,
+                "at_step": memory["steps"],
+            }
         )
 
     def moved(self, objective: Objective, reason: str) -> None:

@@ -122,16 +122,8 @@ def check_vector(name: str, vector: Tensor) -> Tensor:
     Raises:
         ConfigError: It is not a one-dimensional float32 or float64 tensor.
     """
-    if (
-        not isinstance(vector, Tensor)
-        or vector.ndim != 1
-        or vector.dtype not in (torch.float32, torch.float64)
-    ):
-        what = (
-            f"{vector.dtype} of shape {tuple(vector.shape)}"
-            if isinstance(vector, Tensor)
-            else type(vector).__name__
-        )
+    if not isinstance(vector, Tensor) or vector.ndim != 1 or vector.dtype not in (torch.float32, torch.float64):
+        what = f"{vector.dtype} of shape {tuple(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
         raise ConfigError(
             f"{name} must be a flat float32 or float64 tensor of shape (n,), but it is {what}. "
             "Flatten it with torch.cat([t.reshape(-1) for t in tensors]), convert other dtypes with .float()."

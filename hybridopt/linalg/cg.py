@@ -101,9 +101,7 @@ def cg(
         return result
 
     p = z.clone()
-    largest = math.sqrt(
-        torch.finfo(b.dtype).max
-    )  # a longer step means that the curvature is zero to rounding
+    largest = math.sqrt(torch.finfo(b.dtype).max)  # a longer step means that the curvature is zero to rounding
     decreases = [decrease]
     grid = 1.0
     for i in range(1, limit + 1):

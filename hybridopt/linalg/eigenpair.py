@@ -150,18 +150,14 @@ def lanczos_product_bound(n: int, epsilon: float, delta: float) -> int:
         50
     """
     if n < 1 or not (0 < epsilon <= 1 and 0 < delta < 1):
-        raise ConfigError(
-            f"n must be >= 1, epsilon in (0, 1] and delta in (0, 1), got {n=}, {epsilon=}, {delta=}."
-        )
+        raise ConfigError(f"n must be >= 1, epsilon in (0, 1] and delta in (0, 1), got {n=}, {epsilon=}, {delta=}.")
     return min(n, math.ceil(0.5 + math.log(1.648 * math.sqrt(n) / delta) / (2.0 * math.sqrt(epsilon))))
 
 
 class _Watch:
     """Looks at T at growing intervals and says when enough is known; the callback of `lanczos`."""
 
-    def __init__(
-        self, n: int, tol: float, rtol: float, delta: float, threshold: float | None, rounding: float
-    ) -> None:
+    def __init__(self, n: int, tol: float, rtol: float, delta: float, threshold: float | None, rounding: float) -> None:
         self.n, self.tol, self.rtol, self.threshold, self.rounding = n, tol, rtol, threshold, rounding
         # P(|component| < t) is at most t sqrt(2 (n - 1) / pi) for n >= 3, where the density is largest at
         # zero, and at most t for n = 2.
@@ -185,15 +181,9 @@ class _Watch:
         values = eigvalsh_tridiagonal(alphas, betas[:-1], check_finite=False)
         self.value, self.largest = float(values[0]), float(values[-1])
         slack = self.rounding * max(abs(self.value), abs(self.largest))
-        gap = (
-            0.0
-            if alphas.size == self.n
-            else _possible_gap(values, np.maximum(betas, slack), self.log_component)
-        )
+        gap = 0.0 if alphas.size == self.n else _possible_gap(values, np.maximum(betas, slack), self.log_component)
         self.lower_bound = self.value - gap - slack
-        self.converged = self.value - self.lower_bound <= max(
-            self.tol, self.rtol * (self.largest - self.value)
-        )
+        self.converged = self.value - self.lower_bound <= max(self.tol, self.rtol * (self.largest - self.value))
         self.verdict = None
         if self.threshold is not None and self.value < self.threshold - slack:
             self.verdict = KrylovStatus.BELOW_THRESHOLD

@@ -144,7 +144,12 @@ class SymmetricOperator:
         return trace(self, samples, generator=generator)
 
     def spectral_density(
-        self, points: Tensor | int = 1024, *, probes: int = 10, steps: int = 80, generator: torch.Generator | None = None
+        self,
+        points: Tensor | int = 1024,
+        *,
+        probes: int = 10,
+        steps: int = 80,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns the smoothed density of the eigenvalues by stochastic Lanczos quadrature.
 
@@ -265,9 +270,7 @@ class Identity(SymmetricOperator):
 
     positive_semidefinite = True
 
-    def __init__(
-        self, n: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, n: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         super().__init__(n, dtype=dtype, device=device)
 
     def _matvec(self, vector: Tensor) -> Tensor:

@@ -24,7 +24,12 @@ from torch.overrides import TorchFunctionMode
 from hybridopt.objective import convolution, recurrent
 from hybridopt.objective.demand import Demand
 
-_RECURRENT = {"lstm": recurrent.lstm, "gru": recurrent.gru, "rnn_tanh": recurrent.rnn_tanh, "rnn_relu": recurrent.rnn_relu}
+_RECURRENT = {
+    "lstm": recurrent.lstm,
+    "gru": recurrent.gru,
+    "rnn_tanh": recurrent.rnn_tanh,
+    "rnn_relu": recurrent.rnn_relu,
+}
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -324,6 +324,7 @@ class Objective:
 
         Raises:
             ObjectiveError: If the loss has no graph, or its graph was used up.
+            RuntimeError: Anything else that torch complains about.
         """
         if not loss.requires_grad:
             raise ObjectiveError(
@@ -386,8 +387,10 @@ class Objective:
             value: The function's value, as an earlier evaluation on the same data gave it.
             gradient: Its gradient, shape (n,).
         """
-        plain = gradient if not self._decay else gradient - self.add_decay_product(
-            torch.zeros_like(gradient), self.position()
+        plain = (
+            gradient
+            if not self._decay
+            else gradient - self.add_decay_product(torch.zeros_like(gradient), self.position())
         )
         loss = torch.as_tensor(value - self._decay_value(None), dtype=gradient.dtype, device=gradient.device)
         self._remember_start(loss, self.space.tensors(plain.clone()))

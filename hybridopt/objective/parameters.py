@@ -57,10 +57,7 @@ class ParameterSpace:
         Args:
             vector: Shape (n,), contiguous.
         """
-        return [
-            part.view(shape)
-            for part, shape in zip(torch.split(vector, self.sizes), self.shapes, strict=True)
-        ]
+        return [part.view(shape) for part, shape in zip(torch.split(vector, self.sizes), self.shapes, strict=True)]
 
     def tensors(self, vector: Tensor) -> list[Tensor]:
         """Returns `vector` in the shapes and dtypes of the parameters (views where the dtype allows).
@@ -134,15 +131,11 @@ class ParameterSpace:
         return [(parameter._version, parameter.data_ptr()) for parameter in self.parameters]
 
 
-_REGISTERED = "_parameters"  # torch's own table of a module's parameters
+class _Mirror(NamedTuple):
+    """Where a module keeps a parameter besides registering it: under a key in a list or dict of its own.
 
-
-class _Place(NamedTuple):
-    """Where a parameter sits: under a key in a list or dict that is an attribute of a module.
-
-    Beside the registered ones, a module may keep its parameters in tables of its own and read them there. The
-    recurrent layers do (`_flat_weights`), and watch by weak references whether they are still the same. A table is
-    looked up every time, since modules make new ones (the recurrent layers in ``.to()``).
+    The recurrent layers do (`_flat_weights`), and watch by weak references whether the parameters are still the same.
+    A table is looked up every time, since modules make new ones (the recurrent layers in ``.to()``).
     """
 
     attributes: dict[str, Any]
@@ -185,7 +178,8 @@ class Slots:
     def __init__(self, modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:
         index = {id(parameter): position for position, parameter in enumerate(parameters)}
         self._expected = list(parameters)
-        self._places: list[_Place] = []
+        self._registered: list[tuple[dict[str, Any], str, int]] = []
+        self._mirrors: list[_Mirror] = []
         self._buffers: list[tuple[dict, str]] = []
         visited: set[int] = set()
         for root in modules:
@@ -198,12 +192,16 @@ class Slots:
                     if isinstance(table, list | dict):
                         for key, entry in enumerate(table) if isinstance(table, list) else table.items():
                             position = index.get(id(_target(entry)))
-                            if position is not None:
-                                self._places.append(_Place(attributes, name, key, position))
+                            if position is None:
+                                continue
+                            if name == "_parameters":
+                                self._registered.append((table, key, position))
+                            else:
+                                self._mirrors.append(_Mirror(attributes, name, key, position))
                 for name, tensor in module._buffers.items():
                     if tensor is not None:
                         self._buffers.append((module._buffers, name))
-        found = {place.position for place in self._places if place.name == _REGISTERED}
+        found = {position for _, _, position in self._registered}
         missing = [position for position in range(len(parameters)) if position not in found]
         if missing:
             shapes = ", ".join(str(tuple(parameters[position].shape)) for position in missing[:3])
@@ -219,10 +217,10 @@ class Slots:
         Raises:
             ObjectiveError: If one was replaced by another tensor.
         """
-        for place in self._places:
-            if place.name == _REGISTERED and place.entry() is not self._expected[place.position]:
+        for table, name, position in self._registered:
+            if table.get(name) is not self._expected[position]:
                 raise ObjectiveError(
-                    f"The model's parameter {place.key!r} was replaced by another tensor after the objective had been "
+                    f"The model's parameter {name!r} was replaced by another tensor after the objective had been "
                     "used (by an assignment, load_state_dict(assign=True), a parametrization or pruning). Change the "
                     "model first; then make the optimizer and the objective."
                 )
@@ -238,17 +236,21 @@ class Slots:
             ObjectiveError: If a parameter was replaced by another tensor.
         """
         self.check()
-        held: list[tuple[_Place, Any]] = []
+        held: list[tuple[_Mirror, Any]] = []
         try:
-            for place in self._places:
-                entry, tensor = place.entry(), tensors[place.position]
-                if _target(entry) is self._expected[place.position]:
-                    held.append((place, entry))
-                    place.put(weakref.ref(tensor) if isinstance(entry, weakref.ref) else tensor)
+            for table, name, position in self._registered:
+                table[name] = tensors[position]
+            for mirror in self._mirrors:
+                entry, tensor = mirror.entry(), tensors[mirror.position]
+                if _target(entry) is self._expected[mirror.position]:
+                    held.append((mirror, entry))
+                    mirror.put(weakref.ref(tensor) if isinstance(entry, weakref.ref) else tensor)
             yield
         finally:
-            for place, entry in held:
-                place.put(entry)
+            for table, name, position in self._registered:
+                table[name] = self._expected[position]
+            for mirror, entry in held:
+                mirror.put(entry)
 
     @contextmanager
     def cloned_buffers(self) -> Iterator[list[Tensor]]:

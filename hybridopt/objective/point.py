@@ -79,7 +79,9 @@ class Point:
         self._graph: Tensor | None = loss
         self._versions = space.versions()
         self._live: list[tuple[int, Tensor]] = [
-            (index, gradient) for index, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad
+            (index, gradient)
+            for index, gradient in enumerate(gradients)
+            if gradient is not None and gradient.requires_grad
         ]
         self.gradient = space.pack([None if gradient is None else gradient.detach() for gradient in gradients])
         objective._add_decay_gradient(self.gradient, None)
@@ -171,9 +173,7 @@ class Point:
         finally:
             self._demand.jacobian = False
         curved = [
-            (dz, tangent)
-            for dz, tangent in zip(self._output_gradients, tangents, strict=True)
-            if tangent is not None
+            (dz, tangent) for dz, tangent in zip(self._output_gradients, tangents, strict=True) if tangent is not None
         ]
         products = self._grad([dz for dz, _ in curved], self._outputs, [tangent for _, tangent in curved])
         back = [(z, w) for z, w in zip(self._outputs, products, strict=True) if w is not None]

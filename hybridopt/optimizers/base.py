@@ -228,6 +228,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         Args:
             objective: Bound to the parameters of this optimizer: `at`, `value`, `value_and_grad` evaluate it,
                 `commit` moves the model.
+
+        Raises:
+            TypeError: If a subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say how it moves: define update(self, objective).")
 
@@ -293,5 +296,3 @@ def copy_state(value: Any, device: torch.device | None = None) -> Any:
     if isinstance(value, list | tuple):
         return [copy_state(item, device) for item in value]
     return value
-
-

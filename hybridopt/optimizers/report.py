@@ -93,5 +93,7 @@ def norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
     """
     if not tensors:
         return torch.zeros(())
-    norms = torch.stack([part.float() if part.dtype.itemsize < 4 else part for part in torch._foreach_norm(tensors, order)])
+    norms = torch.stack(
+        [part.float() if part.dtype.itemsize < 4 else part for part in torch._foreach_norm(tensors, order)]
+    )
     return norms.max() if order == math.inf else torch.linalg.vector_norm(norms)

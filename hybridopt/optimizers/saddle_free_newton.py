@@ -105,9 +105,7 @@ class SaddleFreeNewton(Optimizer):
         memory["damping"] = LevenbergMarquardt().update(damping, ratio)
         self.note(ratio=ratio, damping=memory["damping"])
 
-    def _leave(
-        self, objective: Objective, vector: torch.Tensor, lowest: float, largest: float, value: float
-    ) -> None:
+    def _leave(self, objective: Objective, vector: torch.Tensor, lowest: float, largest: float, value: float) -> None:
         """Steps off a stationary point along its direction of negative curvature, if it has one."""
         if not lowest < -math.sqrt(objective.eps) * largest:
             self.note(accepted=False, status="zero_gradient", step_norm=0.0)

@@ -247,5 +247,7 @@ class SciPy(Optimizer):
         )
         objective.commit(outcome.x if torch.isfinite(outcome.x).all() else origin)
         self.note(
-            inner_iterations=count, status=outcome.message, step_norm=float(torch.linalg.vector_norm(outcome.x - origin))
+            inner_iterations=count,
+            status=outcome.message,
+            step_norm=float(torch.linalg.vector_norm(outcome.x - origin)),
         )

@@ -83,8 +83,10 @@ class TrustNewtonCG(Optimizer):
             noise = noise_floor(value, objective.eps)
             origin = objective.position()
             rate = self.rate(objective)
-            iterations = 0
-            for trial in range(1, config.max_trials + 1):
+            iterations = trials = 0
+            accepted = False
+            while not accepted and trials < config.max_trials and (trials == 0 or radius > region.min_radius):
+                trials += 1
                 result = steihaug(operator, gradient, radius, rtol=rtol, max_iter=config.max_cg)
                 iterations += result.iterations
                 step, predicted = _scale(rate, result.solution, result.model_decrease, gradient, operator)
@@ -95,8 +97,6 @@ class TrustNewtonCG(Optimizer):
                 accepted = region.accept(ratio)
                 if result.curvature is not None:
                     self.note(curvature=result.curvature)
-                if accepted or radius <= region.min_radius:
-                    break
         if accepted:
             objective.commit(origin.add_(step))
         memory["radius"] = radius
@@ -104,7 +104,7 @@ class TrustNewtonCG(Optimizer):
             accepted=accepted,
             status=str(result.status),
             inner_iterations=iterations,
-            evaluations=trial,
+            evaluations=trials,
             ratio=ratio,
             radius=radius,
             step_norm=step_norm if accepted else 0.0,

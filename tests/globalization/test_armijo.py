@@ -81,9 +81,7 @@ def test_ascent_direction_is_refused_without_evaluating(slope0):
     assert (result.status, result.step, result.value, result.evaluations) == ("not_descent", 0.0, 1.0, 0)
 
 
-@pytest.mark.parametrize(
-    ("value0", "slope0"), [(math.nan, -1.0), (math.inf, -1.0), (1.0, math.nan), (1.0, -math.inf)]
-)
+@pytest.mark.parametrize(("value0", "slope0"), [(math.nan, -1.0), (math.inf, -1.0), (1.0, math.nan), (1.0, -math.inf)])
 def test_non_finite_start_is_refused_without_evaluating(value0, slope0):
     result = armijo(lambda t: pytest.fail("evaluated"), value0, slope0)
     assert (result.status, result.step, result.evaluations) == ("non_finite", 0.0, 0)

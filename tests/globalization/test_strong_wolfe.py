@@ -69,9 +69,7 @@ def test_finds_a_step_wherever_scipy_does_and_no_dearer(seed, counted):
     both, _ = counted(lambda t: f(x + t * d), lambda t: float(g(x + t * d) @ d))
     ours = strong_wolfe(both, f(x), float(g(x) @ d), c2=0.4)
     assert theirs[0] is not None
-    check_contract(
-        ours, lambda t: f(x + t * d), lambda t: float(g(x + t * d) @ d), f(x), float(g(x) @ d), 1e-4, 0.4
-    )
+    check_contract(ours, lambda t: f(x + t * d), lambda t: float(g(x + t * d) @ d), f(x), float(g(x) @ d), 1e-4, 0.4)
     assert ours.evaluations <= theirs[1] + 2
 
 
@@ -230,9 +228,7 @@ def test_noise_does_not_loosen_the_contract_away_from_the_floor(counted, functio
 def test_extreme_magnitudes_never_raise():
     for scale in (1e-300, 1e-160, 1e160, 1e300):
         for step0 in (1e-300, 1.0, 1e9):
-            strong_wolfe(
-                lambda t, s=scale: (s * abs(t - 1), s if t > 1 else -s, None), scale, -scale, step0=step0
-            )
+            strong_wolfe(lambda t, s=scale: (s * abs(t - 1), s if t > 1 else -s, None), scale, -scale, step0=step0)
             strong_wolfe(lambda t: (1e308, 1e308, None), 1.0, -scale, step0=step0)
             strong_wolfe(lambda t: (-1e308, -1e308, None), 1e308, -1e308, step0=step0)
 

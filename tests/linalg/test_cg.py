@@ -29,9 +29,7 @@ def test_solves_positive_definite_systems(seed, spd):
 def test_same_iterates_as_scipy(spd):
     A, b = spd(30, 0)
     theirs = []
-    scipy.sparse.linalg.cg(
-        A.numpy(), b.numpy(), rtol=1e-13, maxiter=12, callback=lambda x: theirs.append(x.copy())
-    )
+    scipy.sparse.linalg.cg(A.numpy(), b.numpy(), rtol=1e-13, maxiter=12, callback=lambda x: theirs.append(x.copy()))
     for k in (1, 2, 5, 12):
         ours = cg(A, b, rtol=0.0, max_iter=k)
         assert (ours.status, ours.iterations, ours.products) == ("max_iter", k, k)
@@ -53,9 +51,7 @@ def test_reported_model_decrease_is_the_direct_evaluation(k, spd):
 
 
 def test_as_many_iterations_as_distinct_eigenvalues():
-    basis = torch.linalg.qr(
-        torch.randn(30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    )[0]
+    basis = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     A = basis @ torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64).repeat(10)) @ basis.T
     result = cg(A, torch.ones(30, dtype=torch.float64), rtol=1e-10)
     assert (result.status, result.iterations) == ("converged", 3)
@@ -68,9 +64,7 @@ def test_preconditioned_equals_cg_on_the_transformed_system(spd):
     L_inverse = torch.linalg.inv(L)
     transformed = L_inverse @ A @ L_inverse.T
     for k in (1, 4, 9):
-        ours = cg(
-            A, b, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], rtol=0.0, max_iter=k
-        )
+        ours = cg(A, b, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], rtol=0.0, max_iter=k)
         plain = cg(transformed, L_inverse @ b, rtol=0.0, max_iter=k)
         torch.testing.assert_close(ours.solution, L_inverse.T @ plain.solution, rtol=1e-8, atol=1e-10)
         assert ours.model_decrease == pytest.approx(plain.model_decrease, rel=1e-10)
@@ -233,9 +227,7 @@ def test_float32_reaches_its_precision(spd):
 
 
 @pytest.mark.parametrize("case", ["spd", "indefinite", "preconditioned", "nan"])
-def test_device_scalars_take_the_same_path_as_host_scalars(
-    monkeypatch, case, counting_operator, spd, symmetric
-):
+def test_device_scalars_take_the_same_path_as_host_scalars(monkeypatch, case, counting_operator, spd, symmetric):
     A, b = symmetric(30, 0) if case == "indefinite" else spd(30, 0)
     M = (lambda r: r / torch.diagonal(A)) if case == "preconditioned" else None
     poison = {4: math.nan} if case == "nan" else {}

@@ -49,9 +49,7 @@ def test_agrees_with_eigsh(name):
     pair = minimum_eigenpair(Diagonal(values), 300, tol=1e-8, generator=seeded(0), dtype=torch.float64)
     smallest = values.min().item()
     if name != "clustered":  # there ARPACK, with its own defaults, converges to the second eigenvalue
-        theirs = scipy.sparse.linalg.eigsh(
-            np.diag(values.numpy()), k=1, which="SA", return_eigenvectors=False
-        )[0]
+        theirs = scipy.sparse.linalg.eigsh(np.diag(values.numpy()), k=1, which="SA", return_eigenvectors=False)[0]
         assert pair.value == pytest.approx(theirs, abs=2e-8)
     assert pair.converged
     assert pair.value == pytest.approx(smallest, abs=2e-8)
@@ -127,9 +125,7 @@ def test_product_bound_is_the_formula_and_that_of_royer_oneill_wright():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_threshold_is_decided_with_fewer_products(seed):
-    values = torch.cat(
-        [torch.tensor([-0.5], dtype=torch.float64), torch.linspace(0.1, 10, 999, dtype=torch.float64)]
-    )
+    values = torch.cat([torch.tensor([-0.5], dtype=torch.float64), torch.linspace(0.1, 10, 999, dtype=torch.float64)])
     options = {"generator": seeded(seed), "dtype": torch.float64}
     below = minimum_eigenpair(Diagonal(values), 1000, tol=1e-6, threshold=-0.1, **options)
     assert below.status == "below_threshold"
@@ -198,8 +194,7 @@ def test_non_finite_operator_is_a_status(counting_operator, symmetric):
 def test_generator_makes_it_repeatable(symmetric):
     A, _ = symmetric(50, 0)
     first, second = (
-        minimum_eigenpair(A, 50, tol=1e-3, generator=seeded(3), dtype=torch.float64, max_products=12)
-        for _ in range(2)
+        minimum_eigenpair(A, 50, tol=1e-3, generator=seeded(3), dtype=torch.float64, max_products=12) for _ in range(2)
     )
     assert first.value == second.value
     assert torch.equal(first.vector, second.vector)

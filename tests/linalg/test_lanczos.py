@@ -97,9 +97,7 @@ def test_breakdown_on_an_invariant_subspace(counting_operator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_breakdown_is_seen_in_either_precision(dtype):
     values = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64).repeat(30)
-    basis = torch.linalg.qr(
-        torch.randn(90, 90, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    )[0]
+    basis = torch.linalg.qr(torch.randn(90, 90, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     A = (basis @ torch.diag(values) @ basis.T).to(dtype)
     result = lanczos(A, torch.ones(90, dtype=dtype), 90)
     assert (result.status, result.products) == ("invariant", 3)

@@ -111,9 +111,7 @@ def test_preconditioned_equals_the_transformed_problem(kind, radius, request, sp
     A, g = make(20, 1)
     L = torch.linalg.cholesky(spd(20, 9)[0])
     L_inverse = torch.linalg.inv(L)
-    ours = steihaug(
-        A, g, radius, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], max_iter=8
-    )
+    ours = steihaug(A, g, radius, preconditioner=lambda r: torch.cholesky_solve(r[:, None], L)[:, 0], max_iter=8)
     plain = steihaug(L_inverse @ A @ L_inverse.T, L_inverse @ g, radius, max_iter=8)
     assert (ours.status, ours.iterations) == (plain.status, plain.iterations)
     torch.testing.assert_close(ours.solution, L_inverse.T @ plain.solution, rtol=1e-7, atol=1e-9)

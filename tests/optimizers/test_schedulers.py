@@ -16,9 +16,7 @@ from tests.optimizers.catalogue import WITH_RATE, Method, each, names, training
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "step": lambda optimizer: lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
     "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
-    "one_cycle": lambda optimizer: lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.1, total_steps=10, cycle_momentum=False
-    ),
+    "one_cycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10, cycle_momentum=False),
     "sequential": lambda optimizer: lr_scheduler.SequentialLR(
         optimizer,
         [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2), lr_scheduler.ExponentialLR(optimizer, 0.9)],

@@ -63,9 +63,7 @@ class Sandbox:
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command with nothing of this process's environment but the sandbox."""
         environment = {"PATH": str(self.bin), "HOME": str(self.cwd), "LC_ALL": "C", **variables}
-        return subprocess.run(
-            command, cwd=self.cwd, env=environment, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, cwd=self.cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -325,9 +323,7 @@ def test_demo_runs_the_quickstart_and_says_where_the_report_is(project: Sandbox)
     program = project.cwd / ".venv" / "bin" / "hybridopt"
     # A time in the future: the clock of the file system is too coarse to tell this from the demo's start.
     report = "outputs/quickstart/report.html"
-    program.write_text(
-        f'#!/bin/sh\necho "ran: $*"\nmkdir -p outputs/quickstart\ntouch -t 209901010000 {report}\n'
-    )
+    program.write_text(f'#!/bin/sh\necho "ran: $*"\nmkdir -p outputs/quickstart\ntouch -t 209901010000 {report}\n')
     program.chmod(0o755)
     old = project.cwd / "outputs" / "old" / "report.html"
     old.parent.mkdir(parents=True)

@@ -83,9 +83,7 @@ def test_wheel_carries_every_configuration_file(wheel: Path) -> None:
     prefix = "hybridopt/conf/"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    packed = {
-        name.removeprefix(prefix) for name in names if name.startswith(prefix) and name.endswith(".yaml")
-    }
+    packed = {name.removeprefix(prefix) for name in names if name.startswith(prefix) and name.endswith(".yaml")}
     assert packed == _yaml_files(ROOT / "conf")
     assert "config.yaml" in packed
     assert len(names) == len(set(names)), "a file is in the wheel twice"
@@ -140,9 +138,7 @@ def test_editable_install_finds_conf_of_the_checkout(source: Path, tmp_path: Pat
 
 def test_source_distribution_can_build_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
     build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source)
-    _run(
-        *build, cwd=tmp_path
-    )  # without a choice, build makes the wheel from the unpacked source distribution
+    _run(*build, cwd=tmp_path)  # without a choice, build makes the wheel from the unpacked source distribution
     assert list(tmp_path.glob("*.tar.gz")), "no source distribution was built"
     (rebuilt,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(rebuilt) as second:
