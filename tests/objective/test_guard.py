@@ -1,13 +1,15 @@
-"""The contexts of an evaluation: what they switch, that they switch it back, and that user settings do not break them."""
+"""The contexts of an evaluation: they switch back what they switch, and users' settings are no trouble to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from tests.cases import BY_NAME
-from tests.curvature.reference import objective_of, reference, relative_error
 
 from hybridopt.objective.guard import full_precision, twice_differentiable, weight_norm
+from tests.cases import BY_NAME
+from tests.curvature.reference import objective_of, reference, relative_error
 
 CUDA = torch.device("cuda")  # the switches are there without a device
 SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
@@ -17,14 +19,15 @@ def precisions() -> list[str]:
     return [switch.fp32_precision for switch in SWITCHES]
 
 
-@pytest.fixture(params=["default", "one-operator", "all-operators"])
-def settings(request, monkeypatch):
-    """What users set by torch's newer interface; mixing it with `allow_tf32` makes torch raise."""
-    if request.param != "default":
-        monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
-    if request.param == "all-operators":
-        monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-        monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+@pytest.fixture(params=[None, ("tf32", "ieee", "tf32"), ("tf32", "tf32", "tf32")], ids=["default", "mixed", "tf32"])
+def settings(request) -> Iterator[None]:
+    """What users set by torch's newer interface; where it is mixed, reading `allow_tf32` raises."""
+    before = precisions()
+    for switch, value in zip(SWITCHES, request.param or before, strict=True):
+        switch.fp32_precision = value
+    yield
+    for switch, value in zip(SWITCHES, before, strict=True):
+        switch.fp32_precision = value
 
 
 @pytest.mark.usefixtures("settings")
@@ -56,8 +59,10 @@ def test_recurrent_layers_without_a_replacement():
 
 def test_attention_backends_are_restored():
     assert torch.backends.cuda.flash_sdp_enabled()
-    with pytest.raises(KeyError), twice_differentiable():
+    with twice_differentiable():
         assert not torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    with pytest.raises(KeyError), twice_differentiable():
         raise KeyError
     assert torch.backends.cuda.flash_sdp_enabled()
 
