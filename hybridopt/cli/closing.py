@@ -10,6 +10,7 @@ from typing import Any
 from hybridopt.cli import console
 from hybridopt.core import HybridoptError
 from hybridopt.experiment.monitor import Outcome
+from hybridopt.experiment.pool import KILLED
 
 _FIXES = {
     "diverged": "Lower the learning rate (optimizer.lr=...), or clip the gradient (optimizer.clip_norm=1).",
@@ -42,7 +43,10 @@ def close_run(outcome: Outcome, status: Mapping[str, Any]) -> int:
             console.line(f"{key:24} {value:.6g}" if isinstance(value, float) else f"{key:24} {value}")
         return 0
     if outcome.status == "interrupted":
-        raise KeyboardInterrupt
+        if not outcome.reason.startswith(KILLED):
+            raise KeyboardInterrupt
+        console.error(f"The run {outcome.name} was {outcome.reason}. Its directory is {outcome.directory}")
+        return 1
     console.error(
         f"The run {outcome.name} {'ended as ' if outcome.fresh else 'is there already and '}{outcome.status}: "
         f"{outcome.reason}. {_FIXES[outcome.status]} Its directory is {outcome.directory}"

@@ -31,6 +31,10 @@ GRACE = 20.0
 _POLL = 0.1
 
 
+KILLED = "killed by signal"
+"""How the reason of a run begins whose process was killed from outside."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Slot:
     """A place where one job at a time runs.
@@ -195,7 +199,8 @@ def settle(
     elif interrupted:
         status, reason = "interrupted", "killed by the launcher, which was stopped"
     else:
-        status, reason = "failed", _describe(code)
+        # A kill from outside says nothing about the run: like an interrupted one it goes on from its checkpoint.
+        status, reason = "interrupted" if code < 0 else "failed", _describe(code)
     rows = latest_rows(job.directory)
     last = max(rows.values(), key=lambda row: row.get("step", 0), default={})
     reached = {"steps": last.get("step", 0)} | {
@@ -225,7 +230,7 @@ def _describe(code: int) -> str:
     except ValueError:
         name = "unknown"
     hint = "; often that is the system running out of memory" if -code == signal.SIGKILL else ""
-    return f"killed by signal {-code} ({name}){hint}"
+    return f"{KILLED} {-code} ({name}){hint}; the same command goes on from the last checkpoint"
 
 
 def _environment(threads: int) -> dict[str, str]:

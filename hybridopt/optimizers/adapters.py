@@ -76,6 +76,15 @@ class External(TorchStep):
         finally:
             self.train()  # type: ignore[attr-defined]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Attributes of the adapted class too, which torch leaves out. Not what torch or its schedulers put there.
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_optimizer_") and name not in ("report", "step")
+        }
+        return own | super().__getstate__()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time, so it is pickled by the name it was made from.
         return _remake, (self.config.cls,), self.__getstate__()

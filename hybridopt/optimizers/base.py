@@ -120,11 +120,12 @@ class Stepping:
         super().load_state_dict(state_dict)  # type: ignore[misc]
         device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))  # type: ignore[attr-defined]
         for key, value in list(self.state.items()):  # type: ignore[attr-defined]
-            if isinstance(key, str):
-                self.state[key] = copy_state(value, device)  # type: ignore[attr-defined]
+            # torch has moved what lies under a parameter already, but shares it with the saved state.
+            self.state[key] = copy_state(value, device if isinstance(key, str) else None)  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"config": self.config, "escape": self.escape}  # type: ignore[misc]
+        own = {"config": self.config, "escape": self.escape, "memory_key": self.memory_key}
+        return super().__getstate__() | own  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]

@@ -100,7 +100,7 @@ def run_scipy(
     space = objective.space
     # Value and gradient of the last evaluations by point: an iterate need not be where SciPy looked last.
     seen: OrderedDict[int, tuple[float, float]] = OrderedDict()
-    stop: dict[str, Any] = {}
+    stop: dict[str, Any] = {"count": 0, "value": math.nan, "finite": True}
     graph: dict[str, Any] = {"x": None, "operator": None}
 
     def tensor(x: Any) -> Tensor:
@@ -109,8 +109,9 @@ def run_scipy(
     def array(x: Tensor) -> Any:
         return x.detach().cpu().double().numpy()
 
-    def remember(x: Any, value: float, gradient: float = math.nan) -> None:
-        seen[hash(x.tobytes())] = value, gradient
+    def remember(x: Any, value: float, gradient: float | None = None) -> None:
+        stop["finite"] = stop["finite"] and math.isfinite(value) and (gradient is None or math.isfinite(gradient))
+        seen[hash(x.tobytes())] = value, math.nan if gradient is None else gradient
         if len(seen) > _REMEMBERED:
             seen.popitem(last=False)
 
@@ -138,7 +139,7 @@ def run_scipy(
 
     def after(x: Any, *_: Any) -> None:
         stop.update(x=np.copy(x), value=seen.get(hash(x.tobytes()), (math.nan, math.nan))[0])
-        stop["count"] = stop.get("count", 0) + 1
+        stop["count"] += 1
         if callback(x, *seen.get(hash(x.tobytes()), (math.nan, math.nan))):
             raise _Stop("stopped by the callback")
         if stop["count"] >= max_iter and name == "TNC":
@@ -157,6 +158,7 @@ def run_scipy(
     if name == "L-BFGS-B":
         defaults["ftol"] = 0.0
     start = array(objective.position())
+    stop["x"] = start
     function = value if needs == "value" else value_and_grad
     try:
         with warnings.catch_warnings():
@@ -166,6 +168,11 @@ def run_scipy(
             )
     except _Stop as end:
         return Outcome(tensor(stop["x"]), stop["value"], str(end))
+    except ValueError as error:
+        if stop["finite"]:
+            raise
+        # Some methods hand NaN on to LAPACK's wrappers, which refuse it.
+        return Outcome(tensor(stop["x"]), stop["value"], f"the function is not finite: {error}")
     except scipy.optimize.OptimizeWarning as warning:
         raise ConfigError(
             f"scipy:{name} does not have an option given to it ({warning}). Its options are those of "
@@ -232,7 +239,10 @@ class SciPy(Optimizer):
         """
         from hybridopt.escape.base import default_gtol
 
-        objective.value_and_grad()
+        value, gradient = objective.value_and_grad()
+        if not (math.isfinite(value) and bool(torch.isfinite(gradient).all())):
+            self.note(accepted=False, status="non_finite", step_norm=0.0)
+            return
         count = 0
 
         def callback(x: Tensor, value: float, gradient: float) -> bool:

@@ -32,6 +32,11 @@ class Method:
     def create(self, params: Any, escape: Any = None, **more: Any) -> Any:
         return ho.create(self.name, params, escape=escape, **{**self.options, **more})
 
+    def minimize(self, objective: ho.Objective, **more: Any) -> Any:
+        """Creates the optimizer for a plain function, which has no model outputs for a Gauss-Newton matrix."""
+        hessian = {"curvature": "hessian"} if self.name == "hessian_free" else {}
+        return self.create(objective.model.parameters(), **hessian, **more)
+
     @property
     def family(self) -> str:
         return ho.optimizers.registry.get(self.name).family if self.registered else ""
@@ -54,9 +59,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 REGISTERED = [Method(name, _OPTIONS.get(name, {})) for name in ho.optimizers.registry._builtins]
 ADAPTERS = [
     Method("torch:AdamW", {"lr": 1e-2}),
-    Method("torch:LBFGS", {"lr": 0.5, "max_iter": 3}),
-    Method("scipy:L-BFGS-B"),
-    Method("scipy:trust-krylov"),
+    Method("torch:LBFGS", {"max_iter": 3, "line_search_fn": "strong_wolfe", "history_size": 4}),
+    Method("scipy:L-BFGS-B", {"maxiter": 4}),
+    Method("scipy:trust-ncg", {"maxiter": 4}),  # not trust-krylov: SciPy's own runs of it differ from one another
 ]
 METHODS = [*REGISTERED, *ADAPTERS]
 FIRST_ORDER = [method for method in REGISTERED if method.family == "first-order"]

@@ -15,7 +15,7 @@ from tests.optimizers.catalogue import ESCAPES, METHODS, Method, Training, asser
 
 # Stalls at once, jumps, and judges after three steps: short runs meet every phase of the transaction.
 EAGER = {"stall_window": 2, "stall_tolerance": 10.0, "window": 3, "probes": 2, "tries": 2}
-STEPS = 9
+STEPS = 8
 
 
 def escape_of(name: str) -> dict[str, Any] | None:
