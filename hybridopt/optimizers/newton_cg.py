@@ -42,8 +42,9 @@ class NewtonCG(Optimizer):
     The Newton system is solved by conjugate gradients to the relative residual ``min(forcing, sqrt(||g|| / ||g0||))``,
     g0 the first gradient, which makes the convergence superlinear without solving exactly where it is not worth it
     (Eisenstat and Walker 1996; the quotient keeps it free of the function's scale). At non-positive curvature the
-    iterate so far is the direction; when that is zero, the negative gradient, whose step may then be doubled while
-    the function falls. The damping, if not zero, is adapted as in Martens 2010, section 4.1.
+    iterate so far and the direction of negative curvature, at equal length, are both descended (when the iterate is
+    zero, the negative gradient), and the step may be doubled while the function falls. The damping, if not zero, is
+    adapted as in Martens 2010, section 4.1, after steps that were the model's own.
 
     Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``ratio``, ``damping``,
     ``curvature`` where negative curvature was met.
@@ -86,6 +87,10 @@ class NewtonCG(Optimizer):
             self.note(curvature=result.curvature)
         start = result.iterations == 0
         direction = -gradient if start else result.solution
+        if negative and not start:
+            # p descends too, and the function falls along it beyond any model: it gets as much weight as the solution.
+            p = result.curvature_direction
+            direction = direction + p * (torch.linalg.vector_norm(direction) / torch.linalg.vector_norm(p))
         search, direction = backtrack(
             self,
             objective,
@@ -94,15 +99,14 @@ class NewtonCG(Optimizer):
             gradient,
             c1=config.c1,
             max_evaluations=config.max_evaluations,
-            expand=10 if start and negative else 0,
+            expand=10 if negative else 0,
         )
-        if damping and config.adapt_damping:
+        if damping and config.adapt_damping and not negative:
+            # At negative curvature the step was not the model's, so it says nothing about the model.
             ratio = _ratio(search.step, value - search.value, dot(gradient, direction), result.model_decrease)
-            if start:
-                ratio = -math.inf
-            self.note(ratio=ratio)
+            ratio = -math.inf if start else ratio
             memory["damping"] = LevenbergMarquardt().update(damping, ratio)
-            self.note(damping=memory["damping"])
+            self.note(ratio=ratio, damping=memory["damping"])
 
     def moved(self, objective: Objective, reason: str) -> None:
         """Takes the damping back to its start, as the model at the new point is not known.

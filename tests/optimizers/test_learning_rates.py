@@ -1,0 +1,96 @@
+"""lr in every group: a fixed step, a first trial, or a factor before the ratio test; zero holds still."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hybridopt as ho
+from tests.optimizers.catalogue import GLOBALIZED, WITH_RATE, Method, each, function, names, quadratic, run, training
+
+
+@each(WITH_RATE)
+def test_a_group_with_rate_zero_holds_still_while_the_other_goes_on(method: Method) -> None:
+    if method.name == "torch:LBFGS":
+        pytest.skip("torch.optim.LBFGS takes one group only")
+    problem = training(dtype=torch.float64)
+    groups = [{"params": problem.model[0].parameters(), "lr": 0.0}, {"params": problem.model[2].parameters()}]
+    optimizer = method.create(groups)
+    before = problem.model[0].weight.detach().clone()
+    losses = run(optimizer, problem, range(5), full=True)
+    assert torch.equal(problem.model[0].weight, before)
+    assert problem.objective.value() < losses[0]
+
+
+@each(GLOBALIZED)
+def test_rate_zero_everywhere_moves_nothing(method: Method) -> None:
+    problem = training(dtype=torch.float64)
+    optimizer = method.create(problem.model.parameters(), lr=0.0)
+    before = problem.objective.position()
+    run(optimizer, problem, range(3), full=True)
+    assert torch.equal(problem.objective.position(), before)
+    assert optimizer.report.step_norm == 0.0
+
+
+@each(names("newton_cg", "saddle_free_newton", "hessian_free"))
+def test_a_line_search_tries_the_rate_first(method: Method) -> None:
+    matrix, vector = quadratic(5)
+    steps = []
+    for rate in (1.0, 0.25):
+        objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.zeros(5).tolist())
+        optimizer = method.minimize(objective, lr=rate)
+        optimizer.step(objective)
+        assert optimizer.report.step_size == rate
+        steps.append(objective.position())
+    torch.testing.assert_close(steps[1], 0.25 * steps[0])
+
+
+def test_lbfgs_tries_the_rate_first_once_it_has_a_pair() -> None:
+    objective = function(lambda x: (torch.tensor([1.0, 4.0]) * x**2).sum() / 2, [1.0, 1.0])
+    optimizer = ho.create("lbfgs", objective.model.parameters(), lr=0.5, line_search="none")
+    optimizer.step(objective)
+    assert optimizer.report.step_size == pytest.approx(0.5 / 5)  # 1 / sum |g|, as in torch
+    optimizer.step(objective)
+    assert optimizer.report.step_size == 0.5
+
+
+def test_in_a_trust_region_the_rate_is_a_factor_before_the_ratio_test() -> None:
+    matrix, vector = quadratic(5)
+    positions = []
+    for rate in (1.0, 0.25):
+        objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.zeros(5).tolist())
+        optimizer = ho.create("trust_newton_cg", objective.model.parameters(), lr=rate, radius=100.0, forcing=1e-12)
+        optimizer.step(objective)
+        # The model of a quadratic is exact along the shorter step too, so the ratio stays one.
+        assert optimizer.report.ratio == pytest.approx(1.0, rel=1e-9)
+        positions.append(objective.position())
+    torch.testing.assert_close(positions[1], 0.25 * positions[0])
+
+
+def test_in_a_trust_region_the_ratio_is_right_for_unequal_rates_too() -> None:
+    matrix, vector = quadratic(6)
+    objective = ho.Objective.from_function(
+        lambda x: torch.cat(x) @ matrix @ torch.cat(x) / 2 - vector @ torch.cat(x),
+        [torch.zeros(2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)],
+    )
+    first, second = objective.model.parameters()
+    groups = [{"params": [first], "lr": 0.5}, {"params": [second], "lr": 0.1}]
+    optimizer = ho.create("trust_newton_cg", groups, radius=100.0, forcing=1e-12)
+    optimizer.step(objective)
+    solution = torch.linalg.solve(matrix, vector)
+    wanted = torch.cat([0.5 * solution[:2], 0.1 * solution[2:]])
+    torch.testing.assert_close(objective.position(), wanted, rtol=1e-8, atol=1e-10)
+    assert optimizer.report.ratio == pytest.approx(1.0, rel=1e-9)
+
+
+@each(GLOBALIZED)
+def test_unequal_rates_still_descend(method: Method) -> None:
+    problem = training(dtype=torch.float64)
+    groups = [
+        {"params": [problem.model[0].weight], "lr": 1.0},
+        {"params": [problem.model[0].bias], "lr": 1e-3},
+        {"params": problem.model[2].parameters(), "lr": 0.1},
+    ]
+    losses = run(method.create(groups), problem, range(6), full=True)
+    assert all(after <= before for before, after in zip(losses, losses[1:], strict=False))
+    assert losses[-1] < losses[0]
