@@ -171,16 +171,16 @@ def main() -> int:
             return torch.autograd.grad(case[1](case[0](case[2]), case[3]), params)
 
         for kind in ("hessian", "ggn"):
+            reference = retained(case, kind, 1, vector)()
+            for other, make in (("ours", ours), ("curvlinops", peer)):
+                error = float((make(case, kind, 1, vector)() - reference).norm() / reference.norm())
+                if error > 1e-3:
+                    print(f"{name} {kind}: {other} differs from the plain loop by {error:.1e}")
+                    missed += 1
             for k in map(int, options.products.split(",")):
                 contenders = {"gradient": gradient, "ours": ours(case, kind, k, vector)}
                 contenders["plain"] = retained(case, kind, k, vector)
                 contenders["curvlinops"] = peer(case, kind, k, vector)
-                reference = contenders["plain"]()
-                for other in ("ours", "curvlinops"):
-                    error = float((contenders[other]() - reference).norm() / reference.norm())
-                    if error > 1e-3:
-                        print(f"{name} {kind}: {other} differs from the plain loop by {error:.1e}")
-                        missed += 1
                 times = interleave(contenders, seconds=options.seconds, least=3)
                 unit = median(times.pop("gradient"))
                 row = {who: median(values) / k / unit for who, values in times.items()}
