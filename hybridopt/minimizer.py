@@ -183,10 +183,6 @@ class _Run:
         optimizer = create(method, objective.model.parameters(), escape=escape, **options)
         best = math.inf
         without = 0
-        patience = _STALL_STEPS if getattr(optimizer, "batch", "") == "full" else _SLOW_STALL_STEPS
-        if optimizer.escape is not None:
-            # The escape's own windows must have had their chance to see the stall.
-            patience = max(patience, 3 * getattr(optimizer.escape.config, "stall_window", 0) + 1)
         for step in range(1, self.max_iter + 1):
             self.iterations = step
             loss = optimizer.step(objective)
@@ -209,7 +205,7 @@ class _Run:
             floor = noise_floor(value, objective.eps)
             without = 0 if value < best - floor or busy or report.events else without + 1
             best = min(best, value)
-            if without >= patience:
+            if without >= self._patience(optimizer):
                 self.status = "stalled"
                 self.reason = f"{without} steps without progress beyond the rounding of the function's value"
                 return
@@ -217,6 +213,16 @@ class _Run:
                 self.reason = f"{self.cost:.4g} of {self.max_cost:.4g} gradient-equivalents used"
                 return
         self.reason = f"{self.max_iter} steps done"
+
+    @staticmethod
+    def _patience(optimizer: Any) -> int:
+        """How many steps without progress are a stall."""
+        member = getattr(optimizer, "active", optimizer)
+        patience = _STALL_STEPS if getattr(member, "batch", "") == "full" else _SLOW_STALL_STEPS
+        if optimizer.escape is not None:
+            # The escape's own windows must have had their chance to see the stall.
+            patience = max(patience, 3 * getattr(optimizer.escape.config, "stall_window", 0) + 1)
+        return patience
 
     def _stationary(self) -> bool:
         _, gradient = self.objective.value_and_grad()

@@ -142,7 +142,7 @@ def test_models_with_kinks_are_inconclusive(layer: nn.Module, kink: str) -> None
     assert math.isnan(result.lambda_min_est)
 
 
-def test_a_function_without_second_derivatives_is_inconclusive() -> None:
+def test_a_function_that_is_differentiable_once_is_inconclusive() -> None:
     class Cube(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -154,9 +154,21 @@ def test_a_function_without_second_derivatives_is_inconclusive() -> None:
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return 3 * ctx.saved_tensors[0] ** 2 * gradient
 
-    result = ho.minimize(lambda x: Cube.apply(x).pow(2).sum(), torch.zeros(2), method="adam")
-    assert result.status == "uncertified"
-    assert result.certificate.verdict == "inconclusive"
+    # torch.autograd.grad would leave the curvature of Cube out without a word.
+    objective = ho.Objective.from_function(lambda x: (Cube.apply(x) * (2 - x)).sum(), torch.tensor([1.5]).double())
+    result = certify(objective, eps_H=EPS)
+    assert result.verdict == "inconclusive"
+    assert "a function that is differentiable once" in result.reason
+
+
+def test_a_layer_whose_second_derivative_torch_lacks_is_inconclusive() -> None:
+    def formula(x: Tensor) -> Tensor:
+        return (nn.functional.pdist(x) - 1).square().sum()
+
+    objective = ho.Objective.from_function(formula, torch.eye(3, dtype=torch.float64))
+    result = certify(objective, eps_H=EPS)
+    assert result.verdict == "inconclusive"
+    assert "second derivative" in result.reason
 
 
 def test_a_hessian_that_is_not_finite_is_inconclusive() -> None:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from hybridopt.core import CombinationError, ObjectiveError, StaleOperatorError
 from hybridopt.objective.demand import Demand
-from hybridopt.objective.smoothness import kinked_operations
+from hybridopt.objective.smoothness import differentiable_once, kinked_operations
 
 if TYPE_CHECKING:
     from hybridopt.objective.objective import Objective
@@ -184,7 +184,8 @@ class Point:
         """Returns the operations of the graph that have no second derivative everywhere, e.g. ``["Relu"]``."""
         self._check_fresh()
         assert self._graph is not None
-        return kinked_operations(self._graph)
+        once = differentiable_once(gradient for _, gradient in self._live)
+        return kinked_operations(self._graph) + (["a function that is differentiable once"] if once else [])
 
     def release(self) -> None:
         """Lets go of the graph and its memory; products raise from then on."""

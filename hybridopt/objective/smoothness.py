@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -58,15 +59,33 @@ def kinked_operations(loss: Tensor) -> list[str]:
         Names such as ``"Relu"``, sorted; empty for a smooth graph.
     """
     found: set[str] = set()
-    stack: list[Any] = [loss.grad_fn]
+    for node in _nodes([loss]):
+        name = node.name().rpartition("::")[2].split("Backward")[0]
+        if name in _KINKED or name.startswith(("MaxPool", "AdaptiveMaxPool", "FractionalMaxPool")):
+            found.add(name)
+    return sorted(found)
+
+
+def differentiable_once(gradients: Iterable[Tensor]) -> bool:
+    """Whether gradients come through a function that torch was told cannot be differentiated twice.
+
+    Such a function (`torch.autograd.function.once_differentiable`) ends the graph of the gradient with a node that
+    raises when it is run; but `torch.autograd.grad` never runs it, as no parameter lies behind it, and returns
+    products without the part of that function.
+
+    Args:
+        gradients: Tensors with their graphs.
+    """
+    return any(node.name().endswith("::Error") for node in _nodes(gradients))
+
+
+def _nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    stack: list[Any] = [tensor.grad_fn for tensor in tensors]
     visited: set[Any] = set()
     while stack:
         node = stack.pop()
         if node is None or node in visited:
             continue
         visited.add(node)
-        name = node.name().rpartition("::")[2].split("Backward")[0]
-        if name in _KINKED or name.startswith(("MaxPool", "AdaptiveMaxPool", "FractionalMaxPool")):
-            found.add(name)
+        yield node
         stack.extend(parent for parent, _ in node.next_functions)
-    return sorted(found)

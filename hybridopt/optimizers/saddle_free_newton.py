@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hybridopt.core import option
+from hybridopt.escape.base import default_gtol
 from hybridopt.globalization import LevenbergMarquardt
 from hybridopt.linalg import lanczos
 from hybridopt.objective import Objective
@@ -42,8 +43,9 @@ class SaddleFreeNewton(Optimizer):
     Lanczos from the gradient gives H in a small subspace; there the step is ``-(|H| + damping I)^-1 g``, with |H| the
     matrix of absolute eigenvalues, so directions of negative curvature are left, not approached. The full
     reorthogonalization makes the subspace exact where the paper's truncated one is not. The damping follows the
-    ratio of the actual decrease to that of the model with |H|. Where the gradient vanishes, the space starts from a
-    random vector, and the step goes along the lowest eigenvector if the curvature there is negative.
+    ratio of the actual decrease to that of the model with |H|. Where the gradient vanishes (to 1e-8 in float64, 1e-4
+    in float32), the space starts from a random vector, and the step goes along the lowest eigenvector if the curvature
+    there is negative.
 
     Report: ``inner_iterations`` (products), ``curvature`` (the lowest eigenvalue, if negative), ``ratio``,
     ``damping``, ``evaluations``, ``step_size``.
@@ -78,18 +80,29 @@ class SaddleFreeNewton(Optimizer):
                 return
             # Below this, rounding has more say in the gradient's direction than the function.
             vanishing = length <= objective.eps * max(1.0, abs(value))
-            start = self._random(space.n, space.device, space.dtype) if vanishing else gradient
-            result = lanczos(point.hessian(), start, min(config.subspace, space.n))
+            steps = min(config.subspace, space.n)
+            products = 0
+            result = None
+            if vanishing or float(gradient.abs().max()) <= default_gtol(space.dtype):
+                # The Krylov space of such a gradient need not hold what leads away from a saddle.
+                result = lanczos(point.hessian(), self._random(space.n, space.device, space.dtype), steps)
+                products = result.products
+                if not vanishing and not _has_negative(result.ritz_values, objective.eps):
+                    result = None
+            leaves = result is not None
+            if result is None:
+                result = lanczos(point.hessian(), gradient, steps)
+                products += result.products
         values = result.ritz_values
-        self.note(inner_iterations=result.products, status=str(result.status))
+        self.note(inner_iterations=products, status=str(result.status))
         if values.numel() == 0:
             self.note(accepted=False, step_norm=0.0)
             return
         lowest = float(values[0])
         if lowest < 0:
             self.note(curvature=lowest)
-        if vanishing:
-            self._leave(objective, result.ritz_vector(0), lowest, float(values.abs().max()), value)
+        if leaves:
+            self._leave(objective, result.ritz_vector(0), values, value)
             return
         shares = result.coefficients[0] * length
         steps = -shares / (values.abs() + damping)
@@ -105,9 +118,9 @@ class SaddleFreeNewton(Optimizer):
         memory["damping"] = LevenbergMarquardt().update(damping, ratio)
         self.note(ratio=ratio, damping=memory["damping"])
 
-    def _leave(self, objective: Objective, vector: torch.Tensor, lowest: float, largest: float, value: float) -> None:
+    def _leave(self, objective: Objective, vector: torch.Tensor, values: torch.Tensor, value: float) -> None:
         """Steps off a stationary point along its direction of negative curvature, if it has one."""
-        if not lowest < -math.sqrt(objective.eps) * largest:
+        if not _has_negative(values, objective.eps):
             self.note(accepted=False, status="zero_gradient", step_norm=0.0)
             return
         origin = objective.position()
@@ -156,3 +169,8 @@ class SaddleFreeNewton(Optimizer):
             reason: Why the parameters were moved.
         """
         self.memory["damping"] = self.config.damping
+
+
+def _has_negative(values: torch.Tensor, eps: float) -> bool:
+    """Whether the lowest Ritz value is negative beyond the rounding of products with the largest."""
+    return bool(values.numel()) and float(values[0]) < -math.sqrt(eps) * float(values.abs().max())

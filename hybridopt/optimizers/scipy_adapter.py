@@ -110,6 +110,9 @@ def run_scipy(
         return x.detach().cpu().double().numpy()
 
     def remember(x: Any, value: float, gradient: float | None = None) -> None:
+        if not seen and not math.isfinite(value):
+            stop["value"] = value
+            raise _Stop("the function is not finite at the start")
         stop["finite"] = stop["finite"] and math.isfinite(value) and (gradient is None or math.isfinite(gradient))
         seen[hash(x.tobytes())] = value, math.nan if gradient is None else gradient
         if len(seen) > _REMEMBERED:

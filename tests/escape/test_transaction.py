@@ -123,9 +123,10 @@ def test_an_undone_jump_restores_parameters_and_state_to_the_last_bit(method: Me
         state = {key: value for key, value in optimizer.state_dict()["state"].items() if key != "escape"}
         if "escape_jump" in found:
             snapshot = optimizer.state["escape"]["snapshot"]
-            saved = snapshot["position"].clone(), {
-                int(key[1:]) if key.startswith("#") else key: value for key, value in snapshot["state"].items()
-            }
+            saved = (
+                snapshot["position"].clone(),
+                {int(key[1:]) if key.startswith("#") else key: value for key, value in snapshot["state"].items()},
+            )
         if "escape_undone" in found:
             break
     assert saved is not None
@@ -179,7 +180,9 @@ def test_every_optimizer_is_told_of_the_jump_and_of_the_restore(method: Method, 
     optimizer = method.create(problem.model.parameters(), escape=escape, **options)
     told: list[str] = []
     original = optimizer.moved
-    monkeypatch.setattr(optimizer, "moved", lambda objective, reason: (told.append(reason), original(objective, reason)))
+    monkeypatch.setattr(
+        optimizer, "moved", lambda objective, reason: (told.append(reason), original(objective, reason))
+    )
     found: list[str] = []
     for step in range(12):
         optimizer.step(problem.batch(step))

@@ -121,7 +121,9 @@ def test_a_saved_second_phase_is_loaded_into_a_fresh_switch() -> None:
     assert_same_state(fresh.state_dict(), optimizer.state_dict())
 
 
-@pytest.mark.parametrize("second", ["sgd", "lbfgs", "newton_cg", "trust_newton_cg", "saddle_free_newton", "torch:AdamW"])
+@pytest.mark.parametrize(
+    "second", ["sgd", "lbfgs", "newton_cg", "trust_newton_cg", "saddle_free_newton", "torch:AdamW"]
+)
 @pytest.mark.parametrize("first", ["momentum", "newton_cg", "torch:NAdam"])
 def test_any_two_plain_optimizers_can_be_members(first: str, second: str) -> None:
     problem = training(dtype=torch.float64)
@@ -152,7 +154,14 @@ def test_an_escape_that_is_undone_does_not_undo_a_switch_by_halves() -> None:
     # The stall comes in the fourth step, the switch is due in the sixth, in the escape's window; the jump is far
     # too long and is undone.
     problem = training(dtype=torch.float64)
-    escape = {"name": "perturbation", "stall_window": 2, "stall_tolerance": 10.0, "window": 4, "radius": 100.0, "tries": 1}
+    escape = {
+        "name": "perturbation",
+        "stall_window": 2,
+        "stall_tolerance": 10.0,
+        "window": 4,
+        "radius": 100.0,
+        "tries": 1,
+    }
     optimizer = ho.create("adam_lbfgs", problem.model.parameters(), at_step=6, lr=1e-4, escape=escape)
     found = events(optimizer, problem, range(12))
     names = [event["event"] for _, event in found]

@@ -195,7 +195,9 @@ def test_a_group_with_a_value_out_of_range(method: Method) -> None:
 
 @each(names("lbfgs", "newton_cg", "trust_newton_cg", "saddle_free_newton", "hessian_free"))
 def test_a_group_with_an_option_that_is_one_for_all(method: Method) -> None:
-    option = next(field for field in ("history", "damping", "radius") if hasattr(method.create(parameters()).config, field))
+    option = next(
+        field for field in ("history", "damping", "radius") if hasattr(method.create(parameters()).config, field)
+    )
     with pytest.raises(ConfigError, match=rf"cannot set '{option}' for one param group.*lr, weight_decay"):
         method.create([{"params": parameters(), option: 3}])
 

@@ -28,9 +28,7 @@ def vectors(count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def memory(capacity: int, state: dict[str, Any] | None = None) -> PairMemory:
-    return PairMemory(
-        {} if state is None else state, capacity, N, dtype=torch.float64, device=torch.device("cpu")
-    )
+    return PairMemory({} if state is None else state, capacity, N, dtype=torch.float64, device=torch.device("cpu"))
 
 
 def dense_inverse(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

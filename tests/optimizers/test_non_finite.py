@@ -95,7 +95,9 @@ def test_a_step_into_nan_is_refused(method: Method) -> None:
 
 @each(GLOBALIZED)
 @pytest.mark.parametrize("formula", [lambda x: (0 * x).sum() + 3, lambda x: (x - x.detach()).sum()], ids=["0", "1"])
-def test_a_flat_function_moves_nothing_far_and_raises_nothing(method: Method, formula: Callable[[Tensor], Tensor]) -> None:
+def test_a_flat_function_moves_nothing_far_and_raises_nothing(
+    method: Method, formula: Callable[[Tensor], Tensor]
+) -> None:
     objective = function(formula, [1.0, -2.0])
     optimizer = method.minimize(objective)
     for _ in range(4):

@@ -205,5 +205,3 @@ def test_groups_from_generators_reach_every_member(method: Method) -> None:
     run(optimizer, problem, range(4), full=True)
     for parameter, was in zip(problem.model.parameters(), before, strict=True):
         assert not torch.equal(parameter, was)
-
-

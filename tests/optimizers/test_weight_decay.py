@@ -44,9 +44,7 @@ def test_the_decay_is_in_the_gauss_newton_matrix(method: Method) -> None:
         "trust_newton_cg": {"radius": 100.0, "forcing": 1e-14},
         "hessian_free": {"damping": 1e-12, "progress_tol": 1e-16},
     }[method.name]
-    optimizer = ho.create(
-        method.name, model.parameters(), curvature="gauss_newton", weight_decay=DECAY, **exact
-    )
+    optimizer = ho.create(method.name, model.parameters(), curvature="gauss_newton", weight_decay=DECAY, **exact)
     optimizer.step(objective)
     gram = 2 / 20 * inputs.T @ inputs + DECAY * torch.eye(4, dtype=torch.float64)
     wanted = torch.linalg.solve(gram, 2 / 20 * inputs.T @ targets)
@@ -85,9 +83,7 @@ def test_a_resumed_gradient_of_lbfgs_is_shown_without_the_decay() -> None:
 def test_an_escape_from_a_regularized_minimum_is_not_one_from_the_bare_function(name: str) -> None:
     # The origin is a saddle of the function and the minimum of the regularized one.
     objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, [0.0, 0.0])
-    optimizer = ho.create(
-        name, objective.model.parameters(), lr=0.01, weight_decay=10.0, escape="negative_curvature"
-    )
+    optimizer = ho.create(name, objective.model.parameters(), lr=0.01, weight_decay=10.0, escape="negative_curvature")
     events = []
     for _ in range(5):
         optimizer.step(objective)
