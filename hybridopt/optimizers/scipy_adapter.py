@@ -91,7 +91,8 @@ def run_scipy(
         The best outcome SciPy reports.
 
     Raises:
-        ConfigError: If SciPy has no such method.
+        ConfigError: If SciPy has no such method, or the method no such option.
+        ValueError: If SciPy refuses a value of an option.
     """
     import numpy as np
     import scipy.optimize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_an_accepted_step_ends_the_row() -> None:
         Config = EscapeConfig  # any dataclass
 
         def update(self, objective: ho.Objective) -> None:
-            value, _ = objective.value_and_grad()
+            objective.value_and_grad()
             self.memory["count"] = self.memory.get("count", 0) + 1
             self.note(accepted=self.memory["count"] % 3 == 0)
 
@@ -112,9 +113,9 @@ def test_the_wait_after_looks_in_vain_doubles() -> None:
     escape = Still(stall_window=4, stall_tolerance=1e-3)
     optimizer = ho.create("sgd", problem.model.parameters(), lr=0.0, escape=escape)
     steps = [step for step, _ in stalls(optimizer, [problem.objective] * 130)]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
     assert len(gaps) >= 4
-    for before, after in zip(gaps[1:], gaps[2:], strict=False):
+    for before, after in itertools.pairwise(gaps[1:]):
         assert 1.5 * before <= after <= 2.5 * before + 4, gaps
     optimizer.escape.rearm(optimizer)
     found = stalls(optimizer, [problem.objective] * 12)

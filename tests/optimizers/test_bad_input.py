@@ -94,7 +94,7 @@ def test_a_grad_scaler(method: Method) -> None:
     optimizer = method.create(problem.model.parameters())
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(problem.objective()).backward()
-    with pytest.raises(ObjectiveError, match="GradScaler does not work.*bfloat16 autocast") as error:
+    with pytest.raises(ObjectiveError, match=r"GradScaler does not work.*bfloat16 autocast") as error:
         scaler.step(optimizer, problem.objective)
     assert_paragraph(error)
 
@@ -211,7 +211,7 @@ def test_another_group_for_a_switch_that_is_built() -> None:
 def test_config_and_options_together_and_a_config_of_another_class() -> None:
     config = ho.optimizers.NewtonCG.Config(damping=0.5)
     assert ho.optimizers.NewtonCG(parameters(), config=config).config.damping == 0.5
-    with pytest.raises(ConfigError, match="either config=... or options"):
+    with pytest.raises(ConfigError, match=r"either config=\.\.\. or options"):
         ho.optimizers.NewtonCG(parameters(), config=config, damping=0.1)
     with pytest.raises(ConfigError, match="takes a LBFGSConfig, not a NewtonCGConfig"):
         ho.optimizers.LBFGS(parameters(), config=config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -46,7 +47,7 @@ def _gradient(x: np.ndarray) -> np.ndarray:
 def test_the_losses_never_rise_on_one_batch() -> None:
     objective = function(rosenbrock, [-1.2, 1.0, 3.0])
     losses = iterate(objective, ho.create("lbfgs", objective.model.parameters()), 80)
-    assert all(after <= before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before for before, after in itertools.pairwise(losses))
     assert losses[-1] < 1e-16
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -92,5 +94,5 @@ def test_unequal_rates_still_descend(method: Method) -> None:
         {"params": problem.model[2].parameters(), "lr": 0.1},
     ]
     losses = run(method.create(groups), problem, range(6), full=True)
-    assert all(after <= before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before for before, after in itertools.pairwise(losses))
     assert losses[-1] < losses[0]

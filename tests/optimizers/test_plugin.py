@@ -188,7 +188,7 @@ def test_a_class_of_another_package_and_one_of_this(monkeypatch: pytest.MonkeyPa
     with optimizer.evaluation():
         assert optimizer.modes == ["eval"]
     assert optimizer.modes == ["eval", "train"]
-    with pytest.raises(ConfigError, match="has no option 'rate'.*Its options are: lr"):
+    with pytest.raises(ConfigError, match=r"has no option 'rate'.*Its options are: lr"):
         ho.create("signs_package:Signs", problem.model.parameters(), rate=0.1)
     own = ho.create("hybridopt.optimizers.newton_cg:NewtonCG", problem.model.parameters(), damping=0.5)
     assert type(own) is ho.optimizers.NewtonCG

@@ -109,7 +109,7 @@ def test_values_are_read_once_and_late() -> None:
 
 
 @pytest.fixture
-def _reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts what brings a tensor's value to the host, which makes a GPU wait."""
     counts: Counter[str] = Counter()
     for name in _READS:
@@ -125,7 +125,7 @@ def _reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @each(FIRST_ORDER)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"escape": "perturbation"}], ids=str)
-def test_a_first_order_step_reads_no_value(method: Method, options: dict[str, Any], _reads: Counter[str]) -> None:
+def test_a_first_order_step_reads_no_value(method: Method, options: dict[str, Any], reads: Counter[str]) -> None:
     from tests.optimizers.test_first_order_equals_torch import TWINS
 
     cls, fixed = TWINS[method.name]
@@ -133,17 +133,17 @@ def test_a_first_order_step_reads_no_value(method: Method, options: dict[str, An
     optimizer = method.create(problem.model.parameters(), **options)
     bare = cls(twin.model.parameters(), lr=0.1, **fixed)
     for step in range(3):  # the escape looks at its windows later, and at gradients of the same batch only
-        _reads.clear()
+        reads.clear()
         twin.batch(step)().backward()
         bare.step()
-        theirs = sum(_reads.values())
-        _reads.clear()
+        theirs = sum(reads.values())
+        reads.clear()
         optimizer.step(problem.batch(step))
-        assert sum(_reads.values()) == theirs, f"torch's own step reads {theirs} values, this one {dict(_reads)}"
-    _reads.clear()
+        assert sum(reads.values()) == theirs, f"torch's own step reads {theirs} values, this one {dict(reads)}"
+    reads.clear()
     assert optimizer.report.loss > 0
     assert optimizer.report.grad_norm > 0
-    assert sum(_reads.values()) == 2
+    assert sum(reads.values()) == 2
 
 
 @each(REGISTERED)

@@ -164,6 +164,7 @@ class TestMarkdown:
         for cell in rows[0].strip("| ").split(" | "):
             assert cell.replace("1/1", "yes") in page.text
 
+    @pytest.mark.usefixtures("page")
     def test_tables_have_even_rows(self, sweep: Path) -> None:
         blocks = re.findall(r"(?:^\|.*\n)+", (sweep / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
         assert len(blocks) >= 8
