@@ -74,6 +74,8 @@ def test_the_escape_looks_at_the_gradient_that_ends_the_run(escape: str, gtol: f
     result = ho.minimize(saddle, start(0.3, 0.0), method="sgd", escape=escape, gtol=gtol)
     assert result.status == "converged"
     assert result.fun == pytest.approx(-0.5, abs=gtol)
+    first = next(entry for entry in result.history if entry["events"])
+    assert 0.1 * gtol < first["grad_norm"] <= gtol
 
 
 def test_saddle_free_newton_needs_no_escape() -> None:
@@ -349,6 +351,7 @@ def test_scipys_other_methods_run_and_stop(name: str) -> None:
         rosenbrock, start(-1.2, 1.0), method=f"scipy:{name}", callback=lambda entry: entry["step"] >= 2, max_iter=50
     )
     assert (stopped.status, stopped.n_iter) == ("budget_exhausted", 2)
+    assert stopped.fun == stopped.history[-1]["fun"]
 
 
 def test_scipys_bill_is_the_objectives() -> None:
