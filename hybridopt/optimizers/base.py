@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -234,6 +235,18 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             TypeError: If a subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say how it moves: define update(self, objective).")
+
+    def can_descend(self, value: float, grad_norm: float) -> bool:
+        """Returns whether a step can be made from a gradient; if not, notes why in the report.
+
+        Args:
+            value: The function at the step's start.
+            grad_norm: Length of the gradient there.
+        """
+        if grad_norm > 0.0 and math.isfinite(grad_norm) and math.isfinite(value):
+            return True
+        self.note(accepted=False, status="zero_gradient" if grad_norm == 0.0 else "non_finite", step_norm=0.0)
+        return False
 
     def rate(self, objective: Objective) -> float | Tensor:
         """Returns the groups' ``lr``: one number when they agree, else a vector of shape (n,).

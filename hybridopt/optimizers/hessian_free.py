@@ -74,8 +74,7 @@ class HessianFree(Optimizer):
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
             self.note(grad_norm=length, damping=damping)
-            if length == 0.0 or not math.isfinite(length) or not math.isfinite(value):
-                self.note(accepted=False, status="zero_gradient" if length == 0.0 else "non_finite", step_norm=0.0)
+            if not self.can_descend(value, length):
                 return
             last = memory.get("solution")
             # A parameter that was frozen or thawed since makes the last solution one of another space.

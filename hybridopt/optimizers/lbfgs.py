@@ -78,8 +78,7 @@ class LBFGS(Optimizer):
         value, gradient = self._start_gradient(objective, origin)
         length = float(torch.linalg.vector_norm(gradient))
         self.note(grad_norm=length, pairs=len(pairs))
-        if length == 0.0 or not math.isfinite(length) or not math.isfinite(value):
-            self.note(accepted=False, status="zero_gradient" if length == 0.0 else "non_finite", step_norm=0.0)
+        if not self.can_descend(value, length):
             return
         step0, direction = scaled(self, objective, -pairs.inverse_product(gradient))
         slope = dot(gradient, direction)

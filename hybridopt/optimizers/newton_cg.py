@@ -73,8 +73,7 @@ class NewtonCG(Optimizer):
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
             self.note(grad_norm=length, damping=damping)
-            if length == 0.0 or not math.isfinite(length) or not math.isfinite(value):
-                self.note(accepted=False, status="zero_gradient" if length == 0.0 else "non_finite", step_norm=0.0)
+            if not self.can_descend(value, length):
                 return
             first = memory.setdefault("first_grad_norm", length)
             operator = curvature_at(point, config.curvature)
