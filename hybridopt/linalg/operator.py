@@ -49,6 +49,10 @@ class SymmetricOperator:
         """Returns the product with one flat vector, shape (n,), as a new tensor."""
         raise TypeError(f"{type(self).__name__} does not say what its product with a vector is: define _matvec.")
 
+    def _matmat(self, matrix: Tensor) -> Tensor:
+        """Returns the product with a matrix, shape (n, k); column by column unless a subclass knows better."""
+        return torch.stack([self._matvec(column) for column in matrix.t().contiguous()], dim=1)
+
     def _pack(self, tensors: list[Tensor]) -> Tensor:
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
@@ -72,7 +76,7 @@ class SymmetricOperator:
             self._checked(other)
             if other.shape[1] == 0:
                 return other.clone()
-            return torch.stack([self._matvec(column) for column in other.t().contiguous()], dim=1)
+            return self._matmat(other)
         return self._matvec(self._checked(other))
 
     def _checked(self, vector: Tensor) -> Tensor:

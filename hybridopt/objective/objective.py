@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from hybridopt.core import ObjectiveError
+from hybridopt.objective.decay import Decay
 from hybridopt.objective.function import FunctionModule
 from hybridopt.objective.guard import full_precision, twice_differentiable
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
-from hybridopt.objective.point import Point, flatten_outputs, separate_outputs
+from hybridopt.objective.point import Point, flatten_outputs
+from hybridopt.objective.problem import Problem, count_samples, differentiate
 from hybridopt.objective.randomness import RandomState
-
-_TWICE = "backward through the graph a second time"
-
-
-class _Shared:
-    """What the objectives of one model have in common: everything but the batch."""
-
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor] | None, ledger: Ledger) -> None:
-        self.model = model
-        self.loss_fn = loss_fn
-        self.ledger = ledger
-        self.modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
-        self.bindings: dict[tuple[int, ...], tuple[ParameterSpace, Slots]] = {}
-        # Random, so that a key saved in a checkpoint never meets another process's batch by chance.
-        self.token = uuid.uuid4().hex[:12]
-        self.batches = 0
-
-    def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
-        key = tuple(map(id, parameters))
-        if key not in self.bindings:
-            space = ParameterSpace(parameters)
-            self.bindings[key] = space, Slots(self.modules, space.parameters)
-        return self.bindings[key]
 
 
 class Objective:
@@ -95,10 +72,10 @@ class Objective:
             )
         if loss_fn is not None and not callable(loss_fn):
             raise ObjectiveError(f"loss_fn must be a function of (outputs, targets), not {type(loss_fn).__name__}.")
-        self._shared = _Shared(model, loss_fn, Ledger() if ledger is None else ledger)
+        self._problem = Problem(model, loss_fn, Ledger() if ledger is None else ledger)
         self._space: ParameterSpace | None = None
         self._slots: Slots | None = None
-        self._decay: tuple[tuple[slice, float], ...] = ()
+        self._decay = Decay()
         self._set_batch(inputs, targets, samples, key)
 
     @classmethod
@@ -125,12 +102,11 @@ class Objective:
     def _set_batch(self, inputs: Any, targets: Any, samples: int | None, key: str | None) -> None:
         self.inputs = inputs
         self.targets = targets
-        self.samples = _count_samples(inputs, targets) if samples is None else int(samples)
+        self.samples = count_samples(inputs, targets) if samples is None else int(samples)
         if self.samples <= 0:
             raise ObjectiveError("The batch is empty: it has no samples. Check the data and the batch size.")
         if key is None:
-            self._shared.batches += 1
-            key = f"{self._shared.token}-{self._shared.batches}"
+            key = self._problem.new_key()
         self.key: str = key
         self.renew()
 
@@ -148,28 +124,58 @@ class Objective:
         Raises:
             ObjectiveError: If the batch is empty.
         """
-        other = object.__new__(Objective)
-        other._shared = self._shared
-        other._space, other._slots, other._decay = self._space, self._slots, self._decay
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         if key is None and inputs is self.inputs and targets is self.targets:
             key = self.key
         other._set_batch(inputs, targets, samples, key)
         return other
 
+    def in_micro_batches(
+        self, size: int | None = None, *, memory_budget: float | None = None, reduction: str = "mean"
+    ) -> Objective:
+        """Returns the same function, evaluated on a few samples at a time, for batches whose graph is too large.
+
+        Args:
+            size: Samples in a piece.
+            memory_budget: Instead of `size`: bytes that a point and its products may take beside the parameters and a
+                few vectors of their length. The size follows from two small trial points.
+            reduction: ``"mean"`` or ``"sum"``: how the loss treats samples.
+
+        Raises:
+            ObjectiveError: If neither or both are given, the batch cannot be divided along its first dimension, or
+                the budget is too small for one sample.
+
+        Example:
+            >>> model = nn.Linear(3, 1)
+            >>> whole = Objective(model, nn.functional.mse_loss, torch.randn(8, 3), torch.randn(8, 1))
+            >>> pieces = whole.in_micro_batches(3)
+            >>> abs(pieces.value() - whole.value()) < 1e-6
+            True
+        """
+        from hybridopt.objective.memory import samples_within
+        from hybridopt.objective.micro_batch import MicroBatched
+
+        if (size is None) == (memory_budget is None):
+            raise ObjectiveError("Give in_micro_batches either size (samples) or memory_budget (bytes).")
+        if memory_budget is not None:
+            size = samples_within(self, memory_budget)
+        return MicroBatched.of(self, size, reduction)
+
     @property
     def model(self) -> nn.Module:
         """The module whose parameters are optimized."""
-        return self._shared.model
+        return self._problem.model
 
     @property
     def loss_fn(self) -> Callable[..., Tensor] | None:
         """The loss function, or None when the model returns the loss."""
-        return self._shared.loss_fn
+        return self._problem.loss_fn
 
     @property
     def ledger(self) -> Ledger:
         """Where every evaluation is entered."""
-        return self._shared.ledger
+        return self._problem.ledger
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -188,21 +194,11 @@ class Objective:
         """
         groups = list(param_groups)
         parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
-        space, slots = self._shared.binding(parameters)
-        decay: list[tuple[slice, float]] = []
-        if regularize:
-            strength: dict[int, float] = {}
-            for group in groups:
-                for parameter in group["params"]:
-                    strength.setdefault(id(parameter), float(group.get("weight_decay", 0.0)))
-            start = 0
-            for parameter, size in zip(space.parameters, space.sizes, strict=True):
-                if strength[id(parameter)]:
-                    decay.append((slice(start, start + size), strength[id(parameter)]))
-                start += size
-        bound = object.__new__(Objective)
+        space, slots = self._problem.binding(parameters)
+        bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound._space, bound._slots, bound._decay = space, slots, tuple(decay)
+        bound._space, bound._slots = space, slots
+        bound._decay = Decay.of_groups(space, groups) if regularize else Decay()
         return bound
 
     @property
@@ -213,8 +209,7 @@ class Objective:
             ObjectiveError: If no parameter requires a gradient.
         """
         if self._space is None:
-            parameters = [p for module in self._shared.modules for p in module.parameters() if p.requires_grad]
-            self._space, self._slots = self._shared.binding(parameters)
+            self._space, self._slots = self._problem.binding(self._problem.trainable())
         return self._space
 
     @property
@@ -267,7 +262,7 @@ class Objective:
                 with self.slots.hold(self.space.tensors(self.space.checked(x))):
                     loss = self._forward()[0]
         self.ledger.pay("forward", self.samples)
-        return float(loss) + self._decay_value(x)
+        return float(loss) + self.regularization(x)
 
     def value_and_grad(self, x: Tensor | None = None) -> tuple[float, Tensor]:
         """Returns the function's value and its gradient; the model stays where it is.
@@ -294,8 +289,8 @@ class Objective:
                 gradient = self.differentiate(loss, [leaf])[0]
                 gradient = torch.zeros_like(x) if gradient is None else gradient
         self.ledger.pay("gradient", self.samples)
-        self._add_decay_gradient(gradient, x)
-        return float(loss.detach()) + self._decay_value(x), gradient
+        self.add_decay_gradient(gradient, x)
+        return float(loss.detach()) + self.regularization(x), gradient
 
     def at(self) -> Point:
         """Returns the function where the model stands: one forward pass with its gradient and a kept graph.
@@ -310,7 +305,22 @@ class Objective:
         self.ledger.pay("gradient", self.samples)
         count = len(self.space.parameters)
         self._remember_start(loss, gradients[:count])
-        return Point(self, loss, gradients[:count], tensors, gradients[count:], demand)
+        return Point(self, loss, gradients[:count], tensors, gradients[count:], demand, outputs)
+
+    def loss_and_gradients(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Returns the loss, detached, and its derivatives, through the model's own forward pass and nothing else.
+
+        Args:
+            parameters: With respect to what.
+
+        Raises:
+            ObjectiveError: If the loss is not a scalar or has no graph.
+        """
+        with torch.enable_grad():
+            loss = self()
+            gradients = self.differentiate(loss, parameters)
+        self.ledger.pay("gradient", self.samples)
+        return loss.detach(), gradients
 
     def differentiate(
         self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
@@ -326,29 +336,7 @@ class Objective:
             ObjectiveError: If the loss has no graph, or its graph was used up.
             RuntimeError: Anything else that torch complains about.
         """
-        if not loss.requires_grad:
-            raise ObjectiveError(
-                "The loss has no graph: it does not depend on any parameter that requires a gradient. Do not detach "
-                "it, do not use .item() or torch.no_grad() in the model or the loss, and check requires_grad."
-            )
-        try:
-            return torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
-        except RuntimeError as error:
-            if _TWICE in str(error):
-                raise ObjectiveError(
-                    "The graph of the loss was used up already: the model or the loss function called backward() "
-                    "itself. Return the loss and leave differentiation to the optimizer."
-                ) from error
-            if "does not require grad" in str(error):
-                raise ObjectiveError(
-                    "A parameter was frozen after the objective had been used. Make a new Objective, or pass the "
-                    "parameters through an optimizer's groups, which are looked at in every step."
-                ) from error
-            if "not implemented" in str(error):
-                raise ObjectiveError(
-                    f"A layer of the model cannot be differentiated as needed here: {str(error).splitlines()[0]}"
-                ) from error
-            raise
+        return differentiate(loss, inputs, create_graph=create_graph)
 
     def _parameter_gradients(
         self, loss: Tensor, others: Sequence[Tensor], *, create_graph: bool = False
@@ -365,6 +353,7 @@ class Objective:
         """Forgets the replayed random state: the next evaluation starts a new deterministic function."""
         self._replay: RandomState | None = None
         self._random_drawn = False
+        self._statistics = False
         self._buffers_after: list[Tensor] | None = None
         self._buffers_wanted = True
         self._at_start = True
@@ -392,16 +381,16 @@ class Objective:
             if not self._decay
             else gradient - self.add_decay_product(torch.zeros_like(gradient), self.position())
         )
-        loss = torch.as_tensor(value - self._decay_value(None), dtype=gradient.dtype, device=gradient.device)
+        loss = torch.as_tensor(value - self.regularization(), dtype=gradient.dtype, device=gradient.device)
         self._remember_start(loss, self.space.tensors(plain.clone()))
 
     @property
     def repeatable(self) -> bool:
-        """Whether another step on the same data sees the same function: no random layer, no statistics.
+        """Whether another step on the same data sees the same function: no random layer, no buffer that is written to.
 
         Known after the first evaluation.
         """
-        return not self._random_drawn and not self.slots.has_buffers
+        return not self._random_drawn and not self._statistics
 
     def adopt(self) -> None:
         """Gives the model the buffers that the first evaluation at its own parameters since `renew` left.
@@ -432,6 +421,8 @@ class Objective:
                 else:
                     with slots.cloned_buffers() as after:
                         yield
+                    if first:
+                        self._statistics = slots.differ(after)
                     if at_start and self._buffers_wanted:
                         self._buffers_after, self._buffers_wanted = after, False
             done = True
@@ -445,39 +436,29 @@ class Objective:
                 now.restore()
 
     def _forward(self, *, separate: bool = False) -> tuple[Tensor, Any]:
-        shared, inputs = self._shared, self.inputs
-        if inputs is None:
-            outputs = shared.model()
-        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
-            outputs = shared.model(*inputs)
-        elif isinstance(inputs, dict):
-            outputs = shared.model(**inputs)
-        else:
-            outputs = shared.model(inputs)
-        if separate and shared.loss_fn is not None:
-            outputs = separate_outputs(outputs)
-        if shared.loss_fn is None:
-            loss = outputs
-        elif self.targets is None:
-            loss = shared.loss_fn(outputs)
-        else:
-            loss = shared.loss_fn(outputs, self.targets)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            loss = _as_scalar(loss)
-        return loss, outputs
+        return self._problem.forward(self.inputs, self.targets, separate=separate)
 
     # -- L2 regularization that belongs to the function ------------------------------------------------------------
 
-    def _decay_value(self, x: Tensor | None) -> float:
+    def regularization(self, x: Tensor | None = None) -> float:
+        """Returns what the weight decay of the optimizer's groups adds to the loss; 0 where it is not bound so.
+
+        Args:
+            x: Where, shape (n,); the model's own parameters when None.
+        """
         if not self._decay:
             return 0.0
-        x = self.position() if x is None else x
-        return sum(0.5 * strength * float(x[part].double().square().sum()) for part, strength in self._decay)
+        return self._decay.value(self.position() if x is None else x)
 
-    def _add_decay_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
+    def add_decay_gradient(self, gradient: Tensor, x: Tensor | None = None) -> None:
+        """Adds the regularizer's gradient to `gradient` in place.
+
+        Args:
+            gradient: Shape (n,).
+            x: Where, shape (n,); the model's own parameters when None.
+        """
         if self._decay:
-            x = self.position() if x is None else x
-            self.add_decay_product(gradient, x)
+            self._decay.add_product(gradient, self.position() if x is None else x)
 
     def add_decay_product(self, out: Tensor, vector: Tensor) -> Tensor:
         """Adds the regularizer's (constant, diagonal) Hessian times a vector to `out` in place.
@@ -489,29 +470,4 @@ class Objective:
         Returns:
             `out`.
         """
-        for part, strength in self._decay:
-            out[part].add_(vector[part], alpha=strength)
-        return out
-
-
-def _as_scalar(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor):
-        raise ObjectiveError(
-            f"The loss must be a scalar tensor, not {type(loss).__name__}"
-            + (" (a number has no graph)" if isinstance(loss, int | float) else "")
-            + ". Return it from the loss function as it comes out of torch, without .item()."
-        )
-    if loss.numel() != 1:
-        raise ObjectiveError(
-            f"The loss must be a scalar, but has shape {tuple(loss.shape)}. Reduce it, e.g. with .mean() or "
-            "reduction='mean'."
-        )
-    return loss.reshape(())
-
-
-def _count_samples(inputs: Any, targets: Any) -> int:
-    for data in (targets, inputs):
-        for tensor in flatten_outputs(data, differentiable=False):
-            if tensor.dim() > 0:
-                return tensor.shape[0]
-    return 1
+        return self._decay.add_product(out, vector)

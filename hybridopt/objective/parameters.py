@@ -289,6 +289,18 @@ class Slots:
             for (table, name), value in zip(self._buffers, values, strict=True):
                 table[name].copy_(value)
 
+    def differ(self, values: Sequence[Tensor]) -> bool:
+        """Returns whether an evaluation left other values in its clones than the model's own buffers hold.
+
+        Compared by value: torch's BatchNorm writes without raising the version counter.
+
+        Args:
+            values: What `cloned_buffers` yielded.
+        """
+        return any(
+            not torch.equal(table[name], value) for (table, name), value in zip(self._buffers, values, strict=True)
+        )
+
     @property
     def has_buffers(self) -> bool:
         """Whether the modules have any buffer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +71,7 @@ class Point:
         outputs: Sequence[Tensor],
         output_gradients: Sequence[Tensor | None],
         demand: Demand,
+        structure: Any = None,
     ) -> None:
         space = objective.space
         self.objective = objective
@@ -84,7 +85,7 @@ class Point:
             if gradient is not None and gradient.requires_grad
         ]
         self.gradient = space.pack([None if gradient is None else gradient.detach() for gradient in gradients])
-        objective._add_decay_gradient(self.gradient, None)
+        objective.add_decay_gradient(self.gradient)
         self._has_outputs = any(dz is not None for dz in output_gradients)
         # A loss that is linear in an output has a constant derivative there, and no curvature through it.
         pairs = [
@@ -92,9 +93,10 @@ class Point:
         ]
         self._outputs = [z for z, _ in pairs]
         self._output_gradients = [dz for _, dz in pairs]
+        self._structure = structure
         self._demand = demand
         self._released = False
-        self._regularization = objective._decay_value(None)
+        self._regularization = objective.regularization()
 
     @property
     def value(self) -> float:
@@ -164,6 +166,28 @@ class Point:
             StaleOperatorError: If the parameters were written to since, or the point was released.
             ObjectiveError: If a layer has no second derivative.
         """
+        return self.sandwich_product(vector, self._loss_hessian_product)
+
+    def sandwich_product(
+        self, vector: Tensor, middle: Callable[[list[Tensor | None]], Sequence[Tensor | None]]
+    ) -> Tensor:
+        """Returns J' M J v, with J the Jacobian of the model's outputs, and the regularization's part.
+
+        Costs what a Gauss-Newton product costs, whatever M is.
+
+        Args:
+            vector: Shape (n,).
+            middle: The symmetric M, a function of one tensor per output (see `outputs`), None for zeros; it returns
+                the same.
+
+        Returns:
+            Shape (n,), a new tensor.
+
+        Raises:
+            CombinationError: If the objective has no model outputs that a loss function is applied to.
+            StaleOperatorError: If the parameters were written to since, or the point was released.
+            ObjectiveError: If a layer has no second derivative.
+        """
         self._check_fresh()
         self.require_outputs()
         self.objective.ledger.pay("ggnvp", self.objective.samples)
@@ -172,13 +196,64 @@ class Point:
             tangents = self._along(vector, self._output_gradients)
         finally:
             self._demand.jacobian = False
+        parts = self._back(middle(list(tangents)))
+        return self.objective.add_decay_product(self.space.pack(parts), vector)
+
+    def pull_back(self, cotangents: Sequence[Tensor | None]) -> Tensor:
+        """Returns J' u: the derivative of <outputs, u> with respect to the parameters, without regularization.
+
+        One backward pass; the ledger counts a gradient.
+
+        Args:
+            cotangents: One tensor per output (see `outputs`), None for zeros.
+
+        Returns:
+            Shape (n,).
+
+        Raises:
+            CombinationError: If the objective has no model outputs that a loss function is applied to.
+            StaleOperatorError: If the parameters were written to since, or the point was released.
+        """
+        self._check_fresh()
+        self.require_outputs()
+        self.objective.ledger.pay("gradient", self.objective.samples)
+        return self.space.pack(self._back(cotangents))
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The tensors among the model's outputs in which the loss is curved, detached."""
+        return [output.detach() for output in self._outputs]
+
+    @property
+    def output_gradients(self) -> list[Tensor]:
+        """The loss's derivatives with respect to `outputs`, detached."""
+        return [gradient.detach() for gradient in self._output_gradients]
+
+    def free_outputs(self) -> tuple[list[Tensor], Any]:
+        """Returns the model's outputs cut off from the model, as the loss function takes them.
+
+        Returns:
+            The tensors of `outputs` as leaves that require a gradient, and the whole output of the model with those
+            leaves in it.
+        """
+        self._check_fresh()
+        self.require_outputs()
+        free = {id(output): output.detach().requires_grad_() for output in self._outputs}
+
+        def cut(leaf: Any) -> Any:
+            return free.get(id(leaf), leaf.detach()) if isinstance(leaf, Tensor) else leaf
+
+        return list(free.values()), tree_map(cut, self._structure)
+
+    def _loss_hessian_product(self, tangents: list[Tensor | None]) -> Sequence[Tensor | None]:
         curved = [
             (dz, tangent) for dz, tangent in zip(self._output_gradients, tangents, strict=True) if tangent is not None
         ]
-        products = self._grad([dz for dz, _ in curved], self._outputs, [tangent for _, tangent in curved])
-        back = [(z, w) for z, w in zip(self._outputs, products, strict=True) if w is not None]
-        parts = self._grad([z for z, _ in back], self.space.parameters, [w for _, w in back])
-        return self.objective.add_decay_product(self.space.pack(parts), vector)
+        return self._grad([dz for dz, _ in curved], self._outputs, [tangent for _, tangent in curved])
+
+    def _back(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        back = [(z, w) for z, w in zip(self._outputs, cotangents, strict=True) if w is not None]
+        return self._grad([z for z, _ in back], self.space.parameters, [w for _, w in back])
 
     def kinks(self) -> list[str]:
         """Returns the operations of the graph that have no second derivative everywhere, e.g. ``["Relu"]``."""
@@ -190,6 +265,7 @@ class Point:
     def release(self) -> None:
         """Lets go of the graph and its memory; products raise from then on."""
         self._live, self._outputs, self._output_gradients, self._graph = [], [], [], None
+        self._structure = None
         self._released = True
 
     def __enter__(self) -> Point:
@@ -212,7 +288,7 @@ class Point:
             return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error):
-                raise _stale() from error
+                raise stale() from error
             if "not implemented" in str(error):
                 raise ObjectiveError(
                     f"A layer of the model has no second derivative: {str(error).splitlines()[0]} Replace the layer, "
@@ -227,10 +303,11 @@ class Point:
                 "block), or call objective.at() again."
             )
         if self._versions != self.space.versions():
-            raise _stale()
+            raise stale()
 
 
-def _stale() -> StaleOperatorError:
+def stale() -> StaleOperatorError:
+    """Returns the error of a product at a point that the model has left."""
     return StaleOperatorError(
         "The parameters have moved since this operator was built, so its products would belong to no point. Build it "
         "again: objective.at().hessian(), or hybridopt.curvature.Hessian(objective)."

@@ -9,7 +9,13 @@ from hybridopt.linalg.operator import SymmetricOperator
 from hybridopt.objective.point import Point
 
 
-class _PointOperator(SymmetricOperator):
+class PointOperator(SymmetricOperator):
+    """An operator at a point; it also multiplies lists of tensors shaped as the parameters.
+
+    Args:
+        point: Where.
+    """
+
     def __init__(self, point: Point) -> None:
         super().__init__(point.space.n, dtype=point.space.dtype, device=point.space.device)
         self.point = point
@@ -28,7 +34,7 @@ class _PointOperator(SymmetricOperator):
         return self.point.space.tensors(vector)
 
 
-class HessianOperator(_PointOperator):
+class HessianOperator(PointOperator):
     """The Hessian of the function at a point; made by `Point.hessian`.
 
     Args:
@@ -39,7 +45,7 @@ class HessianOperator(_PointOperator):
         return self.point.hessian_product(vector)
 
 
-class GaussNewtonOperator(_PointOperator):
+class GaussNewtonOperator(PointOperator):
     """The generalized Gauss-Newton matrix at a point; made by `Point.gauss_newton`.
 
     Args:

@@ -40,11 +40,14 @@ class TorchStep(Stepping):
         if type(objective) is not Objective:
             self._check_objective(objective)
         parameters = self._trainable()
+        self.report = Report()
         loss = self._descend(objective, parameters)
         # Fused kernels write behind autograd's back; operators built before must notice.
         torch.autograd.graph.increment_version(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        self.report = Report(loss=loss, grad_norm=lambda: norm(gradients))
+        self.note(loss=loss)
+        if "grad_norm" not in self.report:
+            self.note(grad_norm=lambda: norm(gradients))
         if self.escape is not None:
             bound = objective.bind(self.param_groups, regularize=self.coupled_decay)  # type: ignore[attr-defined]
             bound.renew()
@@ -58,17 +61,14 @@ class TorchStep(Stepping):
         return loss
 
     def _differentiate(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
-        with torch.enable_grad():
-            loss = objective()
-            gradients = objective.differentiate(loss, parameters)
+        loss, gradients = objective.loss_and_gradients(parameters)
         if all(gradient is None for gradient in gradients):
             # None of them was used, perhaps because they are another model's: binding says so.
             objective.bind(self.param_groups)  # type: ignore[attr-defined]
-        objective.ledger.pay("gradient", objective.samples)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self._clip(parameters)
-        return loss.detach()
+        return loss
 
     def _clip(self, parameters: list[Tensor]) -> None:
         """Bounds the gradients, where the optimizer offers it."""

@@ -92,7 +92,12 @@ def test_products_use_the_same_draw(case: Case):
 
 
 def test_repeatable_knows_random_functions_and_statistics():
-    for case, wanted in (("mlp_tanh", True), ("functional_dropout", False), ("batch_norm_train", False)):
+    for case, wanted in (
+        ("mlp_tanh", True),
+        ("functional_dropout", False),
+        ("batch_norm_train", False),
+        ("batch_norm_eval", True),
+    ):
         objective = objective_of(BY_NAME[case])
         objective.value()
         assert objective.repeatable is wanted, case

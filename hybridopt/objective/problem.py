@@ -1,0 +1,159 @@
+"""A model with its loss: what all objectives of one model have in common, whatever the batch."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from hybridopt.core import ObjectiveError
+from hybridopt.objective.ledger import Ledger
+from hybridopt.objective.parameters import ParameterSpace, Slots
+from hybridopt.objective.point import flatten_outputs, separate_outputs
+
+_TWICE = "backward through the graph a second time"
+
+
+class Problem:
+    """A model, its loss, the ledger, and the flat vectors over the model's parameters that have been asked for.
+
+    Args:
+        model: The module.
+        loss_fn: What is applied to its outputs, or None when it returns the loss.
+        ledger: Where costs are entered.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor] | None, ledger: Ledger) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.ledger = ledger
+        self.modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
+        self._bindings: dict[tuple[int, ...], tuple[ParameterSpace, Slots]] = {}
+        # Random, so that a key saved in a checkpoint never meets another process's batch by chance.
+        self._token = uuid.uuid4().hex[:12]
+        self._batches = 0
+
+    def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
+        """Returns parameters as a flat vector, and their slots in the model; the same ones when asked again.
+
+        Args:
+            parameters: In the order of the flat vector.
+
+        Raises:
+            ObjectiveError: If there is none, or one does not belong to the model.
+        """
+        key = tuple(map(id, parameters))
+        if key not in self._bindings:
+            space = ParameterSpace(parameters)
+            self._bindings[key] = space, Slots(self.modules, space.parameters)
+        return self._bindings[key]
+
+    def trainable(self) -> list[Tensor]:
+        """Returns the parameters that require a gradient, of the model and then of the loss."""
+        return [p for module in self.modules for p in module.parameters() if p.requires_grad]
+
+    def new_key(self) -> str:
+        """Returns a name for a batch that no other batch has."""
+        self._batches += 1
+        return f"{self._token}-{self._batches}"
+
+    def forward(self, inputs: Any, targets: Any, *, separate: bool = False) -> tuple[Tensor, Any]:
+        """Returns the loss and the model's outputs: the model's own forward pass, with nothing around it.
+
+        Args:
+            inputs: A tensor; a tuple or list of positional arguments; a dict of keyword arguments; None for none.
+            targets: Second argument of the loss, or None.
+            separate: Whether the loss sees every output through a view of its own.
+
+        Raises:
+            ObjectiveError: If the loss is not a scalar.
+        """
+        if inputs is None:
+            outputs = self.model()
+        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
+            outputs = self.model(*inputs)
+        elif isinstance(inputs, dict):
+            outputs = self.model(**inputs)
+        else:
+            outputs = self.model(inputs)
+        if separate and self.loss_fn is not None:
+            outputs = separate_outputs(outputs)
+        if self.loss_fn is None:
+            loss = outputs
+        elif targets is None:
+            loss = self.loss_fn(outputs)
+        else:
+            loss = self.loss_fn(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            loss = _as_scalar(loss)
+        return loss, outputs
+
+
+def differentiate(loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
+    """Returns the derivatives of a loss, with torch's complaints in the user's terms.
+
+    Args:
+        loss: Scalar.
+        inputs: With respect to what.
+        create_graph: Whether the result is to be differentiated again.
+
+    Raises:
+        ObjectiveError: If the loss has no graph, or its graph was used up.
+        RuntimeError: Anything else that torch complains about.
+    """
+    if not loss.requires_grad:
+        raise ObjectiveError(
+            "The loss has no graph: it does not depend on any parameter that requires a gradient. Do not detach "
+            "it, do not use .item() or torch.no_grad() in the model or the loss, and check requires_grad."
+        )
+    try:
+        return torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
+    except RuntimeError as error:
+        if _TWICE in str(error):
+            raise ObjectiveError(
+                "The graph of the loss was used up already: the model or the loss function called backward() "
+                "itself. Return the loss and leave differentiation to the optimizer."
+            ) from error
+        if "does not require grad" in str(error):
+            raise ObjectiveError(
+                "A parameter was frozen after the objective had been used. Make a new Objective, or pass the "
+                "parameters through an optimizer's groups, which are looked at in every step."
+            ) from error
+        if "not implemented" in str(error):
+            raise ObjectiveError(
+                f"A layer of the model cannot be differentiated as needed here: {str(error).splitlines()[0]}"
+            ) from error
+        raise
+
+
+def count_samples(inputs: Any, targets: Any) -> int:
+    """Returns the leading dimension of the first tensor found in the targets, then the inputs; 1 without any.
+
+    Args:
+        inputs: The batch.
+        targets: What the loss compares with.
+    """
+    for data in (targets, inputs):
+        for tensor in flatten_outputs(data, differentiable=False):
+            if tensor.dim() > 0:
+                return tensor.shape[0]
+    return 1
+
+
+def _as_scalar(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise ObjectiveError(
+            f"The loss must be a scalar tensor, not {type(loss).__name__}"
+            + (" (a number has no graph)" if isinstance(loss, int | float) else "")
+            + ". Return it from the loss function as it comes out of torch, without .item()."
+        )
+    if loss.numel() != 1:
+        raise ObjectiveError(
+            f"The loss must be a scalar, but has shape {tuple(loss.shape)}. Reduce it, e.g. with .mean() or "
+            "reduction='mean'."
+        )
+    return loss.reshape(())
