@@ -27,6 +27,7 @@ registry = Registry(
         "adding_rnn": "hybridopt.tasks.adding_rnn:AddingRNN",
         "fashion_cnn": "hybridopt.tasks.fashion_cnn:FashionCNN",
         "mnist_autoencoder": "hybridopt.tasks.mnist_autoencoder:MNISTAutoencoder",
+        "test_function": "hybridopt.tasks.functions:FunctionTask",
     },
     entry_points="hybridopt.tasks",
 )
