@@ -64,6 +64,11 @@ def test_a_name_that_is_not_there() -> None:
         "hessian_free",
         "trust_newton_cg",
         "saddle_free_newton",
+        "muon",
+        "shampoo",
+        "soap",
+        "adahessian",
+        "sophia",
         "switch",
         "adam_lbfgs",
     ],
@@ -72,7 +77,7 @@ def test_the_promised_optimizers_exist_and_declare_themselves(name: str) -> None
     cls = ho.optimizers.registry.get(name)
     assert issubclass(cls, torch.optim.Optimizer)
     assert is_dataclass(cls.Config)
-    assert cls.family in ("first-order", "quasi-newton", "newton", "hybrid")
+    assert cls.family in ("first-order", "quasi-newton", "newton", "structured", "hybrid")
     assert cls.batch in ("mini", "large", "full")
     assert cls.summary
     assert "\n" not in cls.summary

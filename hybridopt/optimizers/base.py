@@ -31,7 +31,7 @@ class Stepping:
 
     Config: ClassVar[type]
     family: ClassVar[str] = "first-order"
-    """``first-order``, ``quasi-newton``, ``newton`` or ``hybrid``."""
+    """``first-order``, ``quasi-newton``, ``newton``, ``structured`` (matrices and diagonals) or ``hybrid``."""
     batch: ClassVar[str] = "mini"
     """What data a step is meant for: ``mini`` (a small batch), ``large`` or ``full``."""
     summary: ClassVar[str] = ""
@@ -89,6 +89,18 @@ class Stepping:
         """
         self.report.note(**values)
 
+    def can_descend(self, value: float, grad_norm: float) -> bool:
+        """Returns whether a step can be made from a gradient; if not, notes why in the report.
+
+        Args:
+            value: The function at the step's start.
+            grad_norm: Length of the gradient there.
+        """
+        if grad_norm > 0.0 and math.isfinite(grad_norm) and math.isfinite(value):
+            return True
+        self.note(accepted=False, status="zero_gradient" if grad_norm == 0.0 else "non_finite", step_norm=0.0)
+        return False
+
     def moved(self, objective: Objective, reason: str) -> None:
         """Tells the optimizer that its parameters were moved from outside (an escape's jump, a restored snapshot).
 
@@ -96,7 +108,7 @@ class Stepping:
 
         Args:
             objective: The bound objective, at the new point.
-            reason: ``"escape"`` or ``"restore"``.
+            reason: ``"escape"``, ``"restore"`` (the state was put back too) or ``"average"``.
         """
 
     @contextmanager
@@ -235,18 +247,6 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             TypeError: If a subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say how it moves: define update(self, objective).")
-
-    def can_descend(self, value: float, grad_norm: float) -> bool:
-        """Returns whether a step can be made from a gradient; if not, notes why in the report.
-
-        Args:
-            value: The function at the step's start.
-            grad_norm: Length of the gradient there.
-        """
-        if grad_norm > 0.0 and math.isfinite(grad_norm) and math.isfinite(value):
-            return True
-        self.note(accepted=False, status="zero_gradient" if grad_norm == 0.0 else "non_finite", step_norm=0.0)
-        return False
 
     def rate(self, objective: Objective) -> float | Tensor:
         """Returns the groups' ``lr``: one number when they agree, else a vector of shape (n,).

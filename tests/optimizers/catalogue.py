@@ -55,6 +55,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "adam_lbfgs": {"at_step": 2},
     "saddle_free_newton": {"subspace": 10},
     "hessian_free": {"max_cg": 20},
+    # Refreshes that a resume falls between.
+    "shampoo": {"frequency": 3},
+    "soap": {"frequency": 3},
+    "adahessian": {"every": 2},
+    "sophia": {"every": 3},
 }
 REGISTERED = [Method(name, _OPTIONS.get(name, {})) for name in ho.optimizers.registry._builtins]
 ADAPTERS = [
