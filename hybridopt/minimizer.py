@@ -131,12 +131,12 @@ def minimize(
     if isinstance(escape, Mapping):
         # An escape looks where this run would end: at a gradient of the same size.
         escape = {"seed": seed} | ({} if gtol is None else {"gtol": gtol}) | dict(escape)
-    run = _Run(fun, x0, gtol, max_iter, max_cost, callback, seed)
+    run = _Run(fun, x0, gtol, max_iter, max_cost, callback, certify, seed)
     if method.startswith("scipy:"):
         run.scipy(method.removeprefix("scipy:"), escape, options or {})
     else:
         run.steps(method, escape, options or {})
-    return run.result(certify)
+    return run.result()
 
 
 class _Run:
@@ -150,8 +150,10 @@ class _Run:
         max_iter: int,
         max_cost: float | None,
         callback: Callable[[dict[str, Any]], Any] | None,
+        certify: bool,
         seed: int,
     ) -> None:
+        self.with_certificate = certify
         self.objective = Objective.from_function(fun, x0)
         self.gtol = default_gtol(self.objective.space.dtype) if gtol is None else gtol
         self.max_iter, self.max_cost, self.callback, self.seed = max_iter, max_cost, callback, seed
@@ -160,6 +162,7 @@ class _Run:
         self.status = "budget_exhausted"
         self.reason = ""
         self.iterations = 0
+        self.certified: tuple[Tensor, Certificate] | None = None
 
     @property
     def cost(self) -> float:
@@ -179,8 +182,37 @@ class _Run:
         return self.callback is not None and bool(self.callback(entry))
 
     def steps(self, method: str, escape: Any, options: Mapping[str, Any]) -> None:
+        optimizer = create(method, self.objective.model.parameters(), escape=escape, **options)
+        if optimizer.escape is None or not self.with_certificate:
+            self.loop(optimizer)
+            return
+        before, optimizer.escape.ask = optimizer.escape.ask, self.worth_leaving
+        try:
+            self.loop(optimizer)
+        finally:
+            optimizer.escape.ask = before
+
+    def worth_leaving(self, objective: Objective) -> str:
+        """Answers an escape that wants to jump at a vanishing gradient; see `Escape`."""
+        _, gradient = objective.value_and_grad()
+        if float(gradient.abs().max()) > self.gtol:
+            return "go on"
+        certificate = self.certificate()
+        known = certificate.verdict == "second_order_stationary" and not certificate.degenerate
+        return "stay" if known else "leave"
+
+    def certificate(self) -> Certificate:
+        """Returns the certificate of the point where the run stands; the same one when asked twice."""
+        position = self.objective.position()
+        if self.certified is None or not torch.equal(self.certified[0], position):
+            generator = torch.Generator().manual_seed(self.seed)
+            found = certify(self.objective, eps_H=math.sqrt(self.gtol), generator=generator)
+            self.certified = position, found
+        return self.certified[1]
+
+    def loop(self, optimizer: Any) -> None:
+        """Steps until the run is at its end."""
         objective = self.objective
-        optimizer = create(method, objective.model.parameters(), escape=escape, **options)
         best = math.inf
         without = 0
         for step in range(1, self.max_iter + 1):
@@ -258,7 +290,7 @@ class _Run:
             self.status = "budget_exhausted" if exhausted else "stalled"
             self.reason = f"SciPy: {outcome.message}"
 
-    def result(self, with_certificate: bool) -> Result:
+    def result(self) -> Result:
         objective = self.objective
         value, gradient = objective.value_and_grad()
         largest = float(gradient.abs().max())
@@ -266,9 +298,8 @@ class _Run:
         if self.status != "diverged" and largest <= self.gtol:
             # Wherever the run stopped, a stationary point is judged as one.
             self.status = "converged"
-        if self.status in ("converged", "stalled") and with_certificate:
-            generator = torch.Generator().manual_seed(self.seed)
-            certificate = certify(objective, eps_H=math.sqrt(self.gtol), generator=generator)
+        if self.status in ("converged", "stalled") and self.with_certificate:
+            certificate = self.certificate()
         if self.status == "converged":
             verdict = certificate.verdict if certificate is not None else None
             self.status = {"second_order_stationary": "converged", "saddle": "saddle_point"}.get(

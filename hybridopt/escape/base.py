@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,19 +10,16 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import CombinationError, ConfigError, UnknownNameError, check, make_config, option
+from hybridopt.escape import snapshot as snapshots
+from hybridopt.escape.snapshot import STATE
+from hybridopt.escape.stall import default_gtol as default_gtol  # re-exported
+from hybridopt.escape.stall import stall_reason
+from hybridopt.escape.verdict import MOST_WINDOWS, PATIENCE, on_mini_batches, on_same_data
 from hybridopt.globalization import noise_floor
 from hybridopt.objective import Objective
 
 if TYPE_CHECKING:
     from hybridopt.optimizers.base import Stepping
-
-STATE = "escape"
-"""Key in the optimizer's state under which an escape remembers, so that checkpoints hold it."""
-
-_CONFIDENCE = 3.0
-"""Standard errors by which mini-batches must agree that a jump was worth it, or that it was not."""
-_WINDOWS = 4
-"""Windows after which a jump is undone if they still do not agree."""
 
 
 @dataclass
@@ -56,19 +52,33 @@ class Escape:
     """A strategy for leaving saddle points, called by an optimizer after each of its steps.
 
     The optimizer is watched for a stall: two windows of losses without progress, rejected steps in a row, or (only
-    where every step sees the same data) a vanishing gradient. Then the parameters and the optimizer's state are
-    saved, the parameters jump, and the optimizer goes on for a window of steps. Unless the function is lower at its
-    end, all is put back and another direction is tried. On the same data that means lower beyond rounding. Where the
-    batches differ, the last ones of the window compare the saved point with the running one before its step, so no
-    batch judges what was fitted to it, and the mean difference has to exceed three times its standard error; while it
-    is smaller either way, the window is prolonged, three times at most. After a stall without an escape the next
-    check waits twice as long.
+    where every step sees the same data) a vanishing gradient. Then the parameters, the model's buffers and the
+    optimizer's state are saved, the parameters jump, and the optimizer goes on for a window of steps. Unless the
+    function is lower at its end, all is put back and another direction is tried. After a stall without an escape the
+    next check waits twice as long.
+
+    On the same data, lower means beyond rounding. Where the batches differ, the last ones of the window compare the
+    saved point with the running one before its step, so no batch judges what was fitted to it: the mean difference
+    has to exceed three times its standard error, and the running losses have to lie below those of the stall likewise.
+    While it cannot be said, the window is prolonged, and as long as the function gains, up to 32 times: from a small
+    jump at small rates it takes hundreds of steps to see that a saddle has been left.
+
+    Events in the optimizer's report: ``stall`` (``reason``); ``no_escape`` (no direction was found);
+    ``escape_jump`` (``jump_norm``); ``escaped`` or ``escape_undone`` (``gain``: by how much the function is lower;
+    ``steps`` since the jump). All but the first have ``attempt``, ``cost`` (gradients of this batch's size that the
+    escape itself took since the stall; the steps of the window are not in it), and ``lambda_min`` where the strategy
+    estimates it.
 
     A subclass writes `propose`.
 
     Args:
         config: An instance of `Config`, instead of `options`.
         **options: Fields of `Config`.
+
+    Attributes:
+        ask: Asked at a vanishing gradient, with the objective, before the jump: ``"leave"`` to jump, ``"stay"`` where
+            it is known that there is nothing to leave, ``"go on"`` when the gradient does not vanish here after all.
+            `minimize` puts its certificate there.
 
     Raises:
         ConfigError: If an option is unknown or out of range.
@@ -83,6 +93,12 @@ class Escape:
         if config is None:
             config = make_config(self.Config, options, owner=type(self).__name__)
         self.config: Any = check(config, owner=type(self).__name__)
+        self.ask: Callable[[Objective], str] | None = None
+
+    @property
+    def tries(self) -> int:
+        """Attempts at one stall."""
+        return self.config.tries
 
     def propose(self, optimizer: Stepping, objective: Objective, attempt: int, random: torch.Generator) -> Proposal:
         """Returns where to jump from here.
@@ -97,6 +113,25 @@ class Escape:
             TypeError: If a subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say where it jumps: define propose.")
+
+    def stir(self, objective: Objective, attempt: int, step: int, random: torch.Generator) -> Tensor | None:
+        """Returns what to add to the parameters after a step of the window, shape (n,), or None for nothing.
+
+        Args:
+            objective: Bound to the optimizer's parameters.
+            attempt: That of the jump.
+            step: Steps since the jump, from 1.
+            random: The escape's own generator.
+        """
+        return None
+
+    def following(self, attempt: int) -> int:
+        """Returns the attempt to make after one that found no direction; by default there is no point in another.
+
+        Args:
+            attempt: The one in vain.
+        """
+        return self.tries
 
     # -- called by the optimizer and by minimize -------------------------------------------------------------------
 
@@ -113,17 +148,24 @@ class Escape:
         same_batch = memory["key"] == objective.key
         memory["key"] = objective.key
         if memory["phase"] == "window":
-            memory["left"] -= 1
-            if not same_batch and memory["left"] < self.config.probes:
-                memory["gains"].append(self._gain_before_step(objective, memory))
-            if memory["left"] <= 0:
-                self._judge(optimizer, objective, memory)
+            self._in_window(optimizer, objective, memory, same_batch)
             return
-        reason = self._stalled(optimizer, objective, memory, same_batch)
-        if reason is not None:
-            memory.update(attempt=0, reason=reason)
-            optimizer.report.events.append({"event": "stall", "reason": reason})
-            self._jump(optimizer, objective, memory)
+        reason = stall_reason(self.config, memory, optimizer, objective, same_batch)
+        if reason is None:
+            return
+        before = _paid(objective)
+        answer = "leave" if self.ask is None or reason != "small_gradient" else self.ask(objective)
+        if answer == "go on":
+            return
+        optimizer.report.events.append({"event": "stall", "reason": reason})
+        memory.update(attempt=0, reason=reason, cost=_paid(objective) - before)
+        if answer == "stay":
+            optimizer.report.events.append({"event": "no_escape", "certified": True, "cost": memory["cost"]})
+            self._rest(memory)
+            return
+        decay = objective.regularization()
+        memory["level"] = [float(loss) + decay for loss in memory["losses"]]
+        self._jump(optimizer, objective, memory)
 
     def busy(self, optimizer: Stepping) -> bool:
         """Whether a jump waits to be judged.
@@ -163,122 +205,151 @@ class Escape:
             "wait": 0,
             "pause": self.config.stall_window,
             "key": "",
+            "reason": "",
+            "settled": False,
+            "escapes": 0,
+            "vain": 0,
+            "random": torch.Generator().manual_seed(self.config.seed).get_state(),
+            **self._no_jump(),
+        }
+
+    @staticmethod
+    def _no_jump() -> dict[str, Any]:
+        """What is remembered of a jump, while there is none."""
+        return {
+            "snapshot": None,
             "attempt": 0,
+            "steps": 0,
             "left": 0,
             "windows": 0,
             "gains": [],
-            "reason": "",
-            "settled": False,
-            "snapshot": None,
-            "escapes": 0,
-            "random": torch.Generator().manual_seed(self.config.seed).get_state(),
+            "running": [],
+            "entry": None,
+            "previous": None,
+            "level": [],
+            "lambda_min": None,
+            "cost": 0.0,
         }
 
-    def _stalled(
-        self, optimizer: Stepping, objective: Objective, memory: dict[str, Any], same_batch: bool
-    ) -> str | None:
-        report = optimizer.report
-        losses: list[Any] = memory["losses"]
-        # Kept as tensors: reading one would make a GPU wait at every step.
-        losses.append(objective.start_loss if objective.start_loss is not None else report.loss)
-        size = self.config.stall_window
-        del losses[: -2 * size]
-        if "accepted" in report:
-            memory["rejected"] = 0 if report.accepted else memory["rejected"] + 1
-        stationary = same_batch and _largest(optimizer._grads()) <= (
-            self.config.gtol or default_gtol(objective.space.dtype)
-        )
-        memory["settled"] = memory["settled"] and stationary
-        if memory["wait"] > 0:
-            memory["wait"] -= 1
-            return None
-        if stationary:
-            return "small_gradient"
-        if memory["rejected"] >= self.config.rejected_steps:
-            return "rejected_steps"
-        if len(losses) == 2 * size:
-            values = [float(loss) for loss in losses]
-            before, after = sum(values[:size]) / size, sum(values[size:]) / size
-            if not before - after > self.config.stall_tolerance * abs(before):
-                return "no_progress"
-            # Looked at once per window, not once per step.
-            del losses[:size]
-        return None
-
     def _jump(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        from hybridopt.optimizers.base import copy_state
-
+        before = _paid(objective)
         if memory["snapshot"] is None:
-            state = {key: copy_state(value) for key, value in _own_state(optimizer).items()}
-            memory["snapshot"] = {"position": objective.position(), "state": _indexed(optimizer, state)}
-        random = torch.Generator()
-        random.set_state(memory["random"].cpu())
-        proposal = self.propose(optimizer, objective, memory["attempt"], random)
-        memory["random"] = random.get_state()
-        details = {"attempt": memory["attempt"], **proposal.details}
-        if proposal.jump is None:
+            memory["snapshot"] = snapshots.take(optimizer, objective)
+        random = _generator(memory)
+        while True:
+            attempt = memory["attempt"]
+            proposal = self.propose(optimizer, objective, attempt, random)
+            if proposal.jump is not None:
+                break
+            spent = memory["cost"] + _paid(objective) - before
+            details = {"attempt": attempt, "cost": spent, **proposal.details}
             optimizer.report.events.append({"event": "no_escape", **details})
-            self._rest(memory)
-            return
+            memory["attempt"] = self.following(attempt)
+            if memory["attempt"] >= self.tries:
+                memory["random"] = random.get_state()
+                self._rest(memory)
+                return
+        memory["random"] = random.get_state()
         # The first evaluation's numbers belong to the step; the new point starts its own.
         objective.commit(memory["snapshot"]["position"] + proposal.jump)
-        memory.update(phase="window", left=self.config.window, windows=1, gains=[])
+        memory["cost"] += _paid(objective) - before
+        memory.update(
+            phase="window", left=self.config.window, windows=1, steps=0, gains=[], running=[], entry=None,
+            previous=None, lambda_min=proposal.details.get("lambda_min"),
+        )  # fmt: skip
         optimizer.moved(objective, "escape")
-        jump = float(torch.linalg.vector_norm(proposal.jump))
-        optimizer.report.events.append({"event": "escape_jump", "jump_norm": jump, **details})
+        length = float(torch.linalg.vector_norm(proposal.jump))
+        details = {"attempt": memory["attempt"], "jump_norm": length, "cost": memory["cost"], **proposal.details}
+        optimizer.report.events.append({"event": "escape_jump", **details})
+
+    def _in_window(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any], same_batch: bool) -> None:
+        before = _paid(objective)
+        if not snapshots.fits(memory["snapshot"], objective):
+            # Parameters were frozen or thawed: there is nothing to compare with, or to go back to.
+            optimizer.report.events.append({"event": "escape_abandoned", "attempt": memory["attempt"]})
+            memory.update(self._watch_again())
+            return
+        memory["steps"] += 1
+        memory["left"] -= 1
+        if same_batch:
+            if memory["entry"] is None:
+                memory["entry"] = float(objective.start_loss) + objective.regularization()
+        else:
+            memory["running"].append(objective.start_loss)
+            if memory["left"] < self.config.probes:
+                # How much lower than the snapshot was the point from which the step just done started, on its batch?
+                running = float(objective.start_loss) + objective.regularization()
+                memory["gains"].append(objective.value(memory["snapshot"]["position"]) - running)
+        if memory["left"] > 0:
+            self._stir(optimizer, objective, memory)
+        memory["cost"] += _paid(objective) - before
+        if memory["left"] <= 0:
+            self._judge(optimizer, objective, memory)
+
+    def _stir(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
+        random = _generator(memory)
+        shift = self.stir(objective, memory["attempt"], memory["steps"], random)
+        if shift is not None:
+            memory["random"] = random.get_state()
+            objective.commit(objective.position() + shift)
+            optimizer.moved(objective, "escape")
 
     def _judge(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        snapshot = memory["snapshot"]
-        gains = memory["gains"]
-        if not gains:
-            before = objective.value(snapshot["position"])
-            gain = before - objective.value()
-            needed = noise_floor(before, objective.eps)
+        before = _paid(objective)
+        windows = memory["windows"]
+        patience = min(MOST_WINDOWS, PATIENCE * 2 ** memory["vain"])
+        if memory["gains"]:
+            verdict = on_mini_batches(memory["gains"], memory["running"], memory["level"], memory["previous"], windows)
+            entry = None
         else:
-            gain = sum(gains) / len(gains)
-            needed = _standard_error(gains) * _CONFIDENCE
-            if abs(gain) <= needed and memory["windows"] < _WINDOWS:
-                # The batches do not agree yet: a slow escape gets more time.
-                memory.update(windows=memory["windows"] + 1, left=self.config.window, gains=[])
-                return
-        details = {"attempt": memory["attempt"], "gain": gain}
-        if math.isfinite(gain) and gain > needed:
-            optimizer.report.events.append({"event": "escaped", **details})
-            memory.update(self._watch_again(memory), escapes=memory["escapes"] + 1)
+            start = objective.value(memory["snapshot"]["position"])
+            entry = objective.value()
+            previous = start - (entry if memory["entry"] is None else memory["entry"])
+            verdict = on_same_data(start - entry, noise_floor(start, objective.eps), previous, windows, patience)
+        memory["cost"] += _paid(objective) - before
+        if verdict.decision == "prolonged":
+            memory.update(
+                windows=windows + 1,
+                left=self.config.window,
+                gains=[],
+                running=memory["running"] if verdict.lower else [],
+                entry=entry,
+                previous=verdict.gain,
+            )
             return
-        objective.commit(snapshot["position"])
-        _restore(optimizer, snapshot["state"])
+        details = {"attempt": memory["attempt"], "gain": verdict.gain, "steps": memory["steps"]}
+        if memory["lambda_min"] is not None:
+            details["lambda_min"] = memory["lambda_min"]
+        details["cost"] = memory["cost"]
+        if verdict.decision == "escaped":
+            optimizer.report.events.append({"event": "escaped", **details})
+            memory.update(self._watch_again(), escapes=memory["escapes"] + 1, vain=0)
+            return
+        snapshots.put_back(memory["snapshot"], optimizer, objective)
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
         optimizer.moved(objective, "restore")
         optimizer.report.events.append({"event": "escape_undone", **details})
         memory["attempt"] += 1
-        if memory["attempt"] >= self.config.tries:
+        if memory["attempt"] >= self.tries:
+            memory["vain"] += 1
             self._rest(memory)
         else:
             self._jump(optimizer, objective, memory)
 
-    @staticmethod
-    def _gain_before_step(objective: Objective, memory: dict[str, Any]) -> float:
-        """How much lower than the snapshot the point was from which the last step started, on that step's batch."""
-        before = objective.value(memory["snapshot"]["position"])
-        return before - float(objective.start_loss) - objective._decay_value(None)
-
-    def _watch_again(self, memory: dict[str, Any]) -> dict[str, Any]:
+    def _watch_again(self) -> dict[str, Any]:
         return {
             "phase": "watch",
             "losses": [],
             "rejected": 0,
             "wait": 0,
             "pause": self.config.stall_window,
-            "gains": [],
-            "snapshot": None,
-            "attempt": 0,
+            **self._no_jump(),
         }
 
     def _rest(self, memory: dict[str, Any]) -> None:
         pause = memory["pause"]
         settled = memory["reason"] == "small_gradient"
-        memory.update(self._watch_again(memory), wait=pause, pause=2 * pause, settled=settled)
+        memory.update(self._watch_again(), wait=pause, pause=2 * pause, settled=settled)
 
 
 class Proposal:
@@ -292,15 +363,6 @@ class Proposal:
     def __init__(self, jump: Tensor | None, **details: Any) -> None:
         self.jump = jump
         self.details = details
-
-
-def default_gtol(dtype: torch.dtype) -> float:
-    """Returns the largest gradient entry that counts as zero: 1e-8 in float64, 1e-4 in lower precision.
-
-    Args:
-        dtype: Of the parameters.
-    """
-    return 1e-8 if dtype == torch.float64 else 1e-4
 
 
 def resolve_escape(escape: Any) -> Escape | None:
@@ -333,32 +395,12 @@ def resolve_escape(escape: Any) -> Escape | None:
     return registry.get(name)(**options)
 
 
-def _standard_error(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
+def _paid(objective: Objective) -> float:
+    """What the ledger holds, in gradients of this batch's size."""
+    return objective.ledger.gradient_equivalents(objective.samples)
 
 
-def _largest(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    return float(torch.stack(torch._foreach_norm(gradients, math.inf)).max())
-
-
-def _own_state(optimizer: Any) -> dict[Any, Any]:
-    return {key: value for key, value in optimizer.state.items() if key != STATE}
-
-
-def _indexed(optimizer: Any, state: dict[Any, Any]) -> dict[str, Any]:
-    """State under parameters, keyed by the parameter's position instead, so that a checkpoint can hold it."""
-    position = {id(p): index for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    return {(key if isinstance(key, str) else f"#{position[id(key)]}"): value for key, value in state.items()}
-
-
-def _restore(optimizer: Any, saved: dict[str, Any]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key in list(_own_state(optimizer)):
-        del optimizer.state[key]
-    from hybridopt.optimizers.base import copy_state
-
-    for key, value in saved.items():
-        optimizer.state[parameters[int(key[1:])] if key.startswith("#") else key] = copy_state(value)
+def _generator(memory: dict[str, Any]) -> torch.Generator:
+    random = torch.Generator()
+    random.set_state(memory["random"].cpu())
+    return random

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hybridopt.core import ConfigError, ObjectiveError, check, make_config, suggest
+from hybridopt.core import CombinationError, ConfigError, ObjectiveError, check, make_config, suggest
 from hybridopt.escape.base import Escape, resolve_escape
 from hybridopt.objective import Objective
 from hybridopt.optimizers.report import Report, norm
@@ -40,6 +40,10 @@ class Stepping:
     coupled_decay: ClassVar[bool] = True
     """Whether a group's ``weight_decay`` is part of the function (L2), and not a decay of its own as in AdamW."""
 
+    descends: ClassVar[bool] = True
+    """Whether the steps head for lower values. What an escape gains from a method that is drawn to any stationary
+    point would be lost again, so the two are refused together."""
+
     memory_key: str = MEMORY
     """Where in `state` the method's memory is; a hybrid gives each of its members another."""
 
@@ -50,6 +54,12 @@ class Stepping:
     def _start(self, config: Any, escape: Any) -> None:
         self.config = config
         self.escape = resolve_escape(escape)
+        if self.escape is not None and not self.descends:
+            raise CombinationError(
+                f"{type(self).__name__} does not descend: it is drawn to saddle points as well, so it would lose again "
+                "what an escape gains. Leave the escape out, or take a method that descends: newton_cg, "
+                "trust_newton_cg or saddle_free_newton."
+            )
         self.report = Report()
 
     # -- the step --------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_a_long_jump_that_overshoots_is_shortened() -> None:
 def test_perturbations_are_uniform_in_a_ball_that_grows() -> None:
     from hybridopt.escape.perturbation import Perturbation
 
-    escape = Perturbation(radius=0.5, growth=2.0)
+    escape = Perturbation(radius=0.5, growth=2.0, max_radius=3.0)
     objective = function(lambda x: (x**2).sum(), torch.zeros(3).tolist())
     random = torch.Generator().manual_seed(0)
     for attempt, radius in ((0, 0.5), (2, 2.0)):

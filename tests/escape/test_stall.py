@@ -129,7 +129,7 @@ def test_a_report_event_says_that_nothing_was_found() -> None:
     optimizer.step(objective)
     assert optimizer.report.events == [
         {"event": "stall", "reason": "small_gradient"},
-        {"event": "no_escape", "attempt": 0, "asked": True},
+        {"event": "no_escape", "attempt": 0, "cost": 0.0, "asked": True},
     ]
     assert optimizer.escape.settled(optimizer)
     assert not optimizer.escape.busy(optimizer)

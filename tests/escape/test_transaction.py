@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import hybridopt as ho
+from hybridopt.core import CombinationError
 from hybridopt.escape import Escape, Proposal
 from tests.optimizers.catalogue import METHODS, Method, assert_same_state, each, function, names, saddle, training
 
@@ -100,7 +102,7 @@ def test_a_decrease_within_rounding_is_none() -> None:
     escape = Scripted([DOWN], window=1, tries=1)
     optimizer = ho.create("sgd", objective.model.parameters(), lr=0.0, escape=escape)
     found = []
-    for _ in range(3):
+    for _ in range(6):  # four windows, as it cannot be said
         optimizer.step(objective)
         found += names_of(optimizer.report.events)
     assert found[-1] == "escape_undone"
@@ -113,11 +115,11 @@ EXACT = names("sgd", "momentum", "adagrad", "adam", "adamw", "lbfgs", "torch:Ada
 @each(EXACT)
 def test_an_undone_jump_restores_parameters_and_state_to_the_last_bit(method: Method) -> None:
     problem = training(dtype=torch.float64)
-    escape = Scripted([[30.0]], stall_window=3, stall_tolerance=10.0, window=4, tries=1)
+    escape = Scripted([[300.0]], stall_window=3, stall_tolerance=10.0, window=4, tries=1)
     options = {"at_step": 50} if method.name == "adam_lbfgs" else {}
     optimizer = method.create(problem.model.parameters(), escape=escape, **options)
     saved = None
-    for step in range(20):
+    for step in range(200):
         optimizer.step(problem.batch(step))
         found = names_of(optimizer.report.events)
         state = {key: value for key, value in optimizer.state_dict()["state"].items() if key != "escape"}
@@ -176,7 +178,7 @@ def test_lbfgs_forgets_its_open_pair_and_keeps_the_others() -> None:
 def test_every_optimizer_is_told_of_the_jump_and_of_the_restore(method: Method, monkeypatch: Any) -> None:
     problem = training(dtype=torch.float64)
     escape = Scripted([[20.0]], stall_window=2, stall_tolerance=10.0, window=2, tries=1)
-    options = {"at_step": 100} if method.family == "hybrid" else {}
+    options = {"at_step": 100} if "at_step" in method.options else {}
     optimizer = method.create(problem.model.parameters(), escape=escape, **options)
     told: list[str] = []
     original = optimizer.moved
@@ -256,6 +258,89 @@ def test_a_window_is_prolonged_while_the_batches_disagree_and_then_undone() -> N
         undone = step if "escape_undone" in found and undone is None else undone
     assert jumped is not None
     assert undone == jumped + 4 * 4
+
+
+def test_buffers_are_put_back_with_the_parameters() -> None:
+    problem = training("batch_norm", dtype=torch.float64)
+    escape = Scripted([[300.0]], stall_window=2, stall_tolerance=10.0, window=3, tries=1)
+    optimizer = ho.create("sgd", problem.model.parameters(), lr=0.0, escape=escape)
+    saved: dict[str, Any] = {}
+    for _ in range(60):
+        optimizer.step(problem.objective)
+        found = names_of(optimizer.report.events)
+        if "escape_jump" in found:
+            saved = {name: value.clone() for name, value in problem.model.named_buffers()}
+        if "escape_undone" in found:
+            break
+        moved = {name: value.clone() for name, value in problem.model.named_buffers()}
+    assert "escape_undone" in found
+    assert any(not torch.equal(saved[name], value) for name, value in moved.items())
+    for name, value in problem.model.named_buffers():
+        assert torch.equal(value, saved[name]), name
+
+
+def test_parameters_frozen_in_the_window_end_the_transaction() -> None:
+    problem = training(dtype=torch.float64)
+    escape = Scripted([[0.1]], stall_window=2, stall_tolerance=10.0, window=4, tries=1)
+    optimizer = ho.create("newton_cg", problem.model.parameters(), escape=escape)
+    found: list[str] = []
+    for _ in range(30):
+        optimizer.step(problem.objective)
+        found += names_of(optimizer.report.events)
+        if "escape_jump" in found:
+            problem.model[0].weight.requires_grad_(False)
+        if "escape_abandoned" in found:
+            break
+    assert found[-1] == "escape_abandoned"
+    assert not optimizer.escape.busy(optimizer)
+
+
+def test_events_tell_cost_and_gain() -> None:
+    objective = function(saddle, [0.0, 0.0])
+    escape = {"name": "negative_curvature", "window": 3}
+    optimizer = ho.create("sgd", objective.model.parameters(), lr=0.0, escape=escape)
+    found = []
+    for _ in range(5):
+        optimizer.step(objective)
+        found += optimizer.report.events
+    _stall, jump, escaped = found
+    assert jump["lambda_min"] == escaped["lambda_min"] == pytest.approx(-2.0)
+    assert escaped["gain"] == pytest.approx(-objective.value())
+    assert escaped["steps"] == 3
+    # All that was paid but for the five steps; the last assertion but one paid a value.
+    assert escaped["cost"] == pytest.approx(objective.ledger.gradient_equivalents(1) - 5 - 1 / 3)
+    assert jump["cost"] == pytest.approx(escaped["cost"] - 2 / 3)
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    ("stay", ["stall", "no_escape"]), ("go on", []), ("leave", ["stall", "escape_jump"]),
+])  # fmt: skip
+def test_a_vanishing_gradient_is_asked_about_first(answer: str, expected: list[str]) -> None:
+    objective, optimizer = at_the_saddle("sgd", Scripted([DOWN]), lr=0.0)
+    optimizer.escape.ask = lambda _: answer
+    optimizer.step(objective)
+    optimizer.step(objective)
+    assert names_of(optimizer.report.events) == expected
+    assert optimizer.escape.settled(optimizer) == (answer == "stay")
+
+
+def test_an_escape_needs_a_method_that_descends() -> None:
+    class Raw(ho.Optimizer):
+        """Newton's method as it stands: it goes to saddle points, too."""
+
+        @dataclass
+        class Config:
+            """None."""
+
+        descends = False
+
+        def update(self, objective: ho.Objective) -> None:
+            objective.value_and_grad()
+
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    Raw(parameters)
+    with pytest.raises(CombinationError, match=r"Raw does not descend.*newton_cg"):
+        Raw(parameters, escape="perturbation")
 
 
 def test_the_escape_pays_for_what_it_evaluates() -> None:
