@@ -7,6 +7,7 @@ from typing import Any
 from hybridopt.core import Registry
 
 _FIRST_ORDER = "hybridopt.optimizers.first_order:"
+_ADAPTIVE = "hybridopt.optimizers.first_order_adaptive:"
 
 registry = Registry(
     "optimizer",
@@ -14,11 +15,22 @@ registry = Registry(
         "sgd": _FIRST_ORDER + "SGD",
         "momentum": _FIRST_ORDER + "Momentum",
         "nesterov": _FIRST_ORDER + "Nesterov",
-        "adagrad": _FIRST_ORDER + "Adagrad",
-        "rmsprop": _FIRST_ORDER + "RMSprop",
+        "adagrad": _ADAPTIVE + "Adagrad",
+        "rmsprop": _ADAPTIVE + "RMSprop",
+        "adadelta": _ADAPTIVE + "Adadelta",
         "adam": _FIRST_ORDER + "Adam",
         "amsgrad": _FIRST_ORDER + "AMSGrad",
         "adamw": _FIRST_ORDER + "AdamW",
+        "adamax": _ADAPTIVE + "Adamax",
+        "nadam": _ADAPTIVE + "NAdam",
+        "radam": _ADAPTIVE + "RAdam",
+        "adafactor": _ADAPTIVE + "Adafactor",
+        "lion": "hybridopt.optimizers.lion:Lion",
+        "schedule_free": "hybridopt.optimizers.schedule_free:ScheduleFree",
+        "prodigy": "hybridopt.optimizers.prodigy:Prodigy",
+        "dog": "hybridopt.optimizers.dog:DoG",
+        "sls": "hybridopt.optimizers.sls:SLS",
+        "sps": "hybridopt.optimizers.sps:SPS",
         "lbfgs": "hybridopt.optimizers.lbfgs:LBFGS",
         "newton_cg": "hybridopt.optimizers.newton_cg:NewtonCG",
         "hessian_free": "hybridopt.optimizers.hessian_free:HessianFree",
@@ -31,6 +43,8 @@ registry = Registry(
         "sophia": "hybridopt.optimizers.sophia:Sophia",
         "switch": "hybridopt.hybrid.switch:Switch",
         "adam_lbfgs": "hybridopt.hybrid.adam_lbfgs:AdamLBFGS",
+        "swats": "hybridopt.hybrid.swats:SWATS",
+        "lookahead": "hybridopt.hybrid.lookahead:Lookahead",
     },
     entry_points="hybridopt.optimizers",
 )

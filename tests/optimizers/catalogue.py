@@ -39,7 +39,11 @@ class Method:
 
     @property
     def family(self) -> str:
-        return ho.optimizers.registry.get(self.name).family if self.registered else ""
+        return self.cls.family if self.registered else ""
+
+    @property
+    def cls(self) -> Any:
+        return ho.optimizers.registry.get(self.name)
 
     @property
     def registered(self) -> bool:
@@ -60,6 +64,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "soap": {"frequency": 3},
     "adahessian": {"every": 2},
     "sophia": {"every": 3},
+    # First estimates from which a few steps get somewhere.
+    "prodigy": {"d0": 1e-3},
+    "dog": {"first_distance": 1e-2, "averaging": 8.0},
+    "schedule_free": {"lr": 1e-2},
+    "lookahead": {"period": 2, "inner_options": {"lr": 0.1}},
+    # A rate that has settled at once: the switch comes after the second step.
+    "swats": {"lr": 0.2, "threshold": 100.0},
 }
 REGISTERED = [Method(name, _OPTIONS.get(name, {})) for name in ho.optimizers.registry._builtins]
 ADAPTERS = [
@@ -70,7 +81,12 @@ ADAPTERS = [
 ]
 METHODS = [*REGISTERED, *ADAPTERS]
 FIRST_ORDER = [method for method in REGISTERED if method.family == "first-order"]
-GLOBALIZED = [method for method in REGISTERED if method.family in ("quasi-newton", "newton")]
+# Those of them that are torch's own classes.
+TORCHS = [
+    method for method in FIRST_ORDER if method.cls.__dict__.get("torch_class") not in (None, torch.optim.Optimizer)
+]
+FUSED = [method for method in TORCHS if "fused" in method.cls.Config.__dataclass_fields__]
+GLOBALIZED = [method for method in REGISTERED if method.family in ("quasi-newton", "newton") or method.name == "sls"]
 ESCAPES = ["none", "perturbation", "negative_curvature"]
 
 # Where an optimizer's own steps are torch's, the model is called as often as torch calls it.

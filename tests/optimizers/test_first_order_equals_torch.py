@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import hybridopt as ho
-from tests.optimizers.catalogue import FIRST_ORDER, MODELS, assert_same_state, training
+from tests.optimizers.catalogue import FUSED, MODELS, TORCHS, assert_same_state, training
 
 # Our name, torch's class, and what our name stands for.
 TWINS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -22,6 +22,11 @@ TWINS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
     "adamw": (torch.optim.AdamW, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+    "adamax": (torch.optim.Adamax, {}),
+    "nadam": (torch.optim.NAdam, {}),
+    "radam": (torch.optim.RAdam, {}),
+    "adafactor": (torch.optim.Adafactor, {}),
 }
 STEPS = 5
 
@@ -64,7 +69,7 @@ def compare(
 
 
 def test_every_first_order_method_has_a_twin_here() -> None:
-    assert {method.name for method in FIRST_ORDER} == set(TWINS)
+    assert {method.name for method in TORCHS} == set(TWINS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -82,8 +87,8 @@ def test_the_same_weight_decay(name: str) -> None:
 @pytest.mark.parametrize("how", ["foreach", "fused", "loop"])
 @pytest.mark.parametrize("name", TWINS)
 def test_the_same_in_every_implementation(name: str, how: str) -> None:
-    if how == "fused" and name == "rmsprop":
-        pytest.skip("torch has no fused RMSprop")
+    if how == "fused" and name not in map(str, FUSED):
+        pytest.skip(f"torch has no fused {name}")
     compare(name, "both", ours={"foreach": False} if how == "loop" else {how: True})
 
 

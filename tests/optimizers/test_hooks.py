@@ -36,7 +36,7 @@ def test_step_hooks_fire_once_with_the_objective(method: Method) -> None:
         assert calls[-1][1] is objective
 
 
-@each([method for method in METHODS if method.name not in ("switch", "adam_lbfgs")])
+@each([method for method in METHODS if method.family != "hybrid"])
 @pytest.mark.usefixtures("_company")
 def test_global_hooks_fire_once(method: Method) -> None:
     problem = training()
