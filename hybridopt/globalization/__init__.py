@@ -8,18 +8,27 @@ as an exception.
 from __future__ import annotations
 
 from hybridopt.globalization.armijo import armijo
+from hybridopt.globalization.cubic import AdaptiveCubic
 from hybridopt.globalization.damping import LevenbergMarquardt
+from hybridopt.globalization.hager_zhang import first_step, hager_zhang, next_step
 from hybridopt.globalization.noise import noise_floor
+from hybridopt.globalization.nonmonotone import NonmonotoneReference, nonmonotone
 from hybridopt.globalization.search import LineSearchResult, LineSearchStatus
 from hybridopt.globalization.strong_wolfe import strong_wolfe
 from hybridopt.globalization.trust_region import TrustRegion
 
 __all__ = [
+    "AdaptiveCubic",
     "LevenbergMarquardt",
     "LineSearchResult",
     "LineSearchStatus",
+    "NonmonotoneReference",
     "TrustRegion",
     "armijo",
+    "first_step",
+    "hager_zhang",
+    "next_step",
     "noise_floor",
+    "nonmonotone",
     "strong_wolfe",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hybridopt.core.errors import ConfigError
@@ -16,26 +15,13 @@ from hybridopt.globalization.search import (
     cubic_minimizer,
     refuse,
 )
+from hybridopt.globalization.trials import Trial, Trials
 
 _MARGIN = 0.1  # trials keep this fraction of the bracket away from its ends
 _STUBBORN = 2.0 / 3.0  # two trials must shrink the bracket at least to this, else it is halved
 _NARROW = 1e-10  # a bracket this narrow, relative to its far end, is a point
 _WALL = 1e-2  # a wall is located this well when there is no Wolfe point before it
 _LEAST_GROWTH, _MOST_GROWTH = 1.1, 10.0  # bounds of an extrapolated step, in units of the last one
-
-
-@dataclass(slots=True)
-class _Trial:
-    """A trial. A wall, where value or slope is NaN or infinite, has value +inf."""
-
-    step: float
-    value: float
-    slope: float
-    payload: Any
-
-    @property
-    def wall(self) -> bool:
-        return self.value == math.inf
 
 
 def strong_wolfe(
@@ -96,8 +82,8 @@ def strong_wolfe(
     return _Search(phi, value0, slope0, c1, c2, max_step, max_evaluations, noise).run(min(step0, max_step))
 
 
-class _Search:
-    """One search: the conditions, the trials counted, the best of them kept."""
+class _Search(Trials):
+    """One search and its conditions."""
 
     def __init__(
         self,
@@ -110,14 +96,9 @@ class _Search:
         max_evaluations: int,
         noise: float,
     ) -> None:
-        self.phi, self.c1, self.max_step = phi, c1, max_step
-        self.origin = _Trial(0.0, value0, slope0, None)
+        super().__init__(phi, value0, slope0, max_evaluations, noise)
+        self.c1, self.max_step = c1, max_step
         self.steep = c2 * -slope0
-        self.max_evaluations, self.noise = max_evaluations, noise
-        self.evaluations = 0
-        self.best: _Trial | None = None
-        self.events: list[dict[str, Any]] = []
-        self.unbounded = False
 
     def run(self, step: float) -> LineSearchResult:
         """Lengthens the step until a bracket is found (algorithm 3.5), then zooms into it."""
@@ -138,7 +119,7 @@ class _Search:
             low = trial
         return self.fall_back()
 
-    def zoom(self, low: _Trial, high: _Trial) -> LineSearchResult:
+    def zoom(self, low: Trial, high: Trial) -> LineSearchResult:
         """Narrows a bracket (algorithm 3.6).
 
         Args:
@@ -178,42 +159,25 @@ class _Search:
             low = trial
         return self.fall_back()
 
-    def evaluate(self, step: float) -> _Trial:
-        """Evaluates one trial, counts it and remembers it if it is the best one so far."""
-        value, slope, payload = self.phi(step)
-        value, slope = float(value), float(slope)
-        self.evaluations += 1
-        if value == -math.inf:
-            self.unbounded = True
-            self.events.append({"event": "unbounded_trial", "step": step})
-        elif not (math.isfinite(value) and math.isfinite(slope)):
-            self.events.append({"event": "non_finite_trial", "step": step})
-            return _Trial(step, math.inf, math.nan, None)
-        trial = _Trial(step, value, slope, payload)
-        lowest = self.origin.value - self.noise if self.best is None else self.best.value
-        if not self.unbounded and value < lowest:
-            self.best = trial
-        return trial
-
-    def too_high(self, trial: _Trial, low: _Trial) -> bool:
+    def too_high(self, trial: Trial, low: Trial) -> bool:
         """Whether the trial ends a bracket by its value; within the noise that is left to the slope."""
         ceiling = self.origin.value + self.c1 * trial.step * self.origin.slope + self.noise
         if trial.value > ceiling:
             return True
         return low is not self.origin and trial.value >= low.value + self.noise
 
-    def accepted(self, trial: _Trial) -> bool:
+    def accepted(self, trial: Trial) -> bool:
         """The slope condition; `too_high` has already confirmed sufficient decrease up to noise."""
         return abs(trial.slope) <= self.steep
 
-    def extrapolate(self, low: _Trial, trial: _Trial) -> float:
+    def extrapolate(self, low: Trial, trial: Trial) -> float:
         """Next step beyond a trial at which the function still falls."""
         step = cubic_minimizer(low.step, low.value, low.slope, trial.step, trial.value, trial.slope)
         longest = _MOST_GROWTH * trial.step
         # No minimiser ahead: the cubic falls on, so go as far as is allowed.
         return clip(step, _LEAST_GROWTH * trial.step, longest) if step > trial.step else longest
 
-    def interpolate(self, low: _Trial, high: _Trial) -> float:
+    def interpolate(self, low: Trial, high: Trial) -> float:
         """Next step inside a bracket: minimiser of the cubic, or the zero of the secant of slopes."""
         if abs(high.value - low.value) <= self.noise and high.slope * low.slope < 0:
             step = low.step - low.slope * (high.step - low.step) / (high.slope - low.slope)
@@ -222,17 +186,3 @@ class _Search:
         left, right = min(low.step, high.step), max(low.step, high.step)
         margin = _MARGIN * (right - left)
         return clip(step, left + margin, right - margin)
-
-    def fall_back(self) -> LineSearchResult:
-        """The lowest trial, or step zero when none is lower than the start beyond noise."""
-        if self.best is not None:
-            return self.end(self.best, LineSearchStatus.DECREASE)
-        return self.end(self.origin, LineSearchStatus.NO_DECREASE)
-
-    def end(self, trial: _Trial, status: LineSearchStatus) -> LineSearchResult:
-        """Packs the result."""
-        if self.unbounded:
-            status = LineSearchStatus.UNBOUNDED
-        return LineSearchResult(
-            trial.step, trial.value, trial.slope, trial.payload, self.evaluations, status, self.events
-        )

@@ -1,11 +1,14 @@
-"""The limited memory of L-BFGS: a ring buffer of pairs and its two-loop product."""
+"""The limited memory of L-BFGS: a ring buffer of pairs and the two-loop recursion as four matrix-vector products."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_CANCELLATION = 10.0  # a difference of products may be this much shorter than they are
 
 
 class PairMemory:
@@ -28,6 +31,10 @@ class PairMemory:
             state.update(
                 steps=torch.zeros(capacity, n, dtype=dtype, device=device),
                 changes=torch.zeros(capacity, n, dtype=dtype, device=device),
+                overlaps=torch.zeros(capacity, capacity, dtype=torch.float64),
+                products=[0.0] * capacity,
+                follows=False,
+                complete=True,
                 curvatures=[0.0] * capacity,
                 count=0,
                 head=0,
@@ -35,6 +42,8 @@ class PairMemory:
                 skipped=0,
                 damped=0,
             )
+        # Loading a checkpoint moves tensors to the device of the parameters; this one is for the host.
+        state["overlaps"] = state["overlaps"].cpu()
         self._state = state
 
     def __len__(self) -> int:
@@ -55,6 +64,11 @@ class PairMemory:
         """Pairs changed by Powell's damping so far."""
         return self._state["damped"]
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Returns copies of the steps and of the changes, oldest first, each of shape (count, n)."""
+        order = self._order()
+        return self._state["steps"][order], self._state["changes"][order]
+
     def push(self, s: Tensor, y: Tensor, *, damping: bool, tolerance: float = 1e-8) -> bool:
         """Adds a pair, in place of the oldest when full.
 
@@ -70,10 +84,11 @@ class PairMemory:
             Whether the pair was taken.
         """
         state = self._state
-        sy, ss, yy = (float(torch.dot(a, b)) for a, b in ((s, y), (s, s), (y, y)))
-        if not (ss > 0 and torch.isfinite(torch.tensor([sy, ss, yy])).all()):
-            state["skipped"] += 1
-            return False
+        # One read for all three: each would make an accelerator wait.
+        sy, ss, yy = torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)]).tolist()
+        follows = True
+        if not (ss > 0 and all(map(math.isfinite, (sy, ss, yy)))):
+            return self._refuse()
         if damping:
             curvature = ss / state["gamma"]
             if sy < 0.2 * curvature:
@@ -81,9 +96,10 @@ class PairMemory:
                 y = share * y + (1 - share) / state["gamma"] * s
                 sy, yy = float(torch.dot(s, y)), float(torch.dot(y, y))
                 state["damped"] += 1
-        if not sy > tolerance * (ss * yy) ** 0.5:
-            state["skipped"] += 1
-            return False
+                follows = False
+        if not sy > tolerance * math.sqrt(ss) * math.sqrt(yy):
+            return self._refuse()
+        self._complete(None)
         head = state["head"]
         state["steps"][head].copy_(s)
         state["changes"][head].copy_(y)
@@ -92,32 +108,88 @@ class PairMemory:
         state["head"] = (head + 1) % capacity
         state["count"] = min(state["count"] + 1, capacity)
         state["gamma"] = sy / yy
+        state["complete"] = False
+        state["follows"] = follows and state["follows"]
         return True
+
+    def _refuse(self) -> bool:
+        self._state["skipped"] += 1
+        self._state["follows"] = False
+        return False
 
     def clear(self) -> None:
         """Drops all pairs; the counts of skipped and damped ones stay."""
-        self._state.update(count=0, head=0, gamma=1.0)
+        self._state.update(count=0, head=0, gamma=1.0, complete=True, follows=False)
 
-    def inverse_product(self, vector: Tensor) -> Tensor:
-        """Returns H v for the L-BFGS inverse Hessian H (two-loop recursion, Nocedal and Wright 2006, Alg. 7.4).
+    def inverse_product(self, vector: Tensor, *, out: Tensor | None = None, follows: bool = False) -> Tensor:
+        """Returns H v for the L-BFGS inverse Hessian H (Nocedal and Wright 2006, Algorithm 7.4).
+
+        The two loops of the recursion are the triangular systems ``R a = S v`` and ``R' z = D a - gamma Y q`` with
+        ``q = v - Y' a`` and the result ``gamma q + S' z``, where R is the upper triangle and D the diagonal of S Y'
+        (Byrd, Nocedal and Schnabel 1994): four products with matrices and two reads, whatever m is.
 
         Args:
             vector: Shape (n,).
+            out: Where to; a new tensor when None.
+            follows: Whether `vector` is the one of the last call plus the y of the pair pushed since: a new gradient
+                on the same data. The products of the new y with all steps are then differences of known ones.
 
         Returns:
-            Shape (n,), a new tensor.
+            Shape (n,).
         """
         state = self._state
-        capacity = state["steps"].shape[0]
-        order = [(state["head"] - 1 - age) % capacity for age in range(state["count"])]
-        q = vector.clone()
-        shares = {}
-        for index in order:
-            share = float(torch.dot(state["steps"][index], q)) / state["curvatures"][index]
-            shares[index] = share
-            q.add_(state["changes"][index], alpha=-share)
-        q.mul_(state["gamma"])
-        for index in reversed(order):
-            share = float(torch.dot(state["changes"][index], q)) / state["curvatures"][index]
-            q.add_(state["steps"][index], alpha=shares[index] - share)
-        return q
+        if state["count"] == 0:
+            state["follows"] = False
+            return torch.mul(vector, state["gamma"], out=out)
+        rows = slice(0, state["count"])
+        steps, changes = state["steps"][rows], state["changes"][rows]
+        products = torch.mv(steps, vector).double().cpu()
+        self._complete(products if follows and state["follows"] else None, vector)
+        state["products"][rows] = products.tolist()
+        state["follows"] = True
+        order = self._order()
+        triangle = state["overlaps"][order][:, order].triu()
+        curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64)
+        shares = torch.linalg.solve_triangular(triangle, products[order, None], upper=True)[:, 0]
+        q = torch.addmv(vector, changes.t(), self._rows(shares, order, vector), alpha=-1.0, out=out)
+        bends = torch.mv(changes, q).double().cpu()[order]
+        right = curvature * shares - state["gamma"] * bends
+        rest = torch.linalg.solve_triangular(triangle.t(), right[:, None], upper=False)[:, 0]
+        return q.addmv_(steps.t(), self._rows(rest, order, vector), beta=state["gamma"])
+
+    def _order(self) -> list[int]:
+        """The places of the pairs, oldest first."""
+        count, head = self._state["count"], self._state["head"]
+        return list(range(count)) if head == count else [*range(head, count), *range(head)]
+
+    @staticmethod
+    def _rows(values: Tensor, order: list[int], like: Tensor) -> Tensor:
+        """Values in order of age as a vector in order of places."""
+        placed = torch.empty_like(values)
+        placed[order] = values
+        return placed.to(like.device, like.dtype)
+
+    def _complete(self, products: Tensor | None, vector: Tensor | None = None) -> None:
+        """Enters s'y of the newest y with all steps, put off until it may cost nothing.
+
+        Args:
+            products: S v of a vector v that is the last one plus the newest y, or None.
+            vector: That v.
+        """
+        state = self._state
+        if state["complete"]:
+            return
+        count, capacity = state["count"], state["steps"].shape[0]
+        newest = (state["head"] - 1) % capacity
+        y = state["changes"][newest]
+        if products is not None and vector is not None:
+            # Where y is much shorter than v, the difference would be rounding.
+            size, length = torch.stack([torch.linalg.vector_norm(vector), torch.linalg.vector_norm(y)]).tolist()
+            products = None if size > _CANCELLATION * length else products
+        if products is None:
+            column = torch.mv(state["steps"][:count], y).double().cpu()
+        else:
+            column = products - torch.tensor(state["products"][:count], dtype=torch.float64)
+        state["overlaps"][:count, newest] = column
+        state["overlaps"][newest, newest] = state["curvatures"][newest]
+        state["complete"] = True

@@ -131,7 +131,7 @@ def test_an_option_that_is_misspelt(name: str, option: str, meant: str) -> None:
         ("adam", {"betas": [0.9, 1.5]}, r"Invalid beta parameter"),
         ("adam", {"foreach": True, "fused": True}, r"`fused` and `foreach` cannot be `True` together"),
         ("lbfgs", {"history": 0}, r"history must be >= 1"),
-        ("lbfgs", {"line_search": "strong_wolf"}, r"must be one of 'strong_wolfe', 'armijo', 'none'.*Did you mean"),
+        ("lbfgs", {"line_search": "strong_wolf"}, r"must be one of 'strong_wolfe', 'hager_zhang', 'nonmonotone', 'armijo', 'none'.*Did you mean"),
         ("lbfgs", {"history": 2.5}, r"history must be of type int"),
         ("newton_cg", {"damping": -1e-3}, r"damping must be >= 0"),
         ("newton_cg", {"forcing": 1.0}, r"forcing must be > 0 and < 1"),
