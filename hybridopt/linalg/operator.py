@@ -125,27 +125,54 @@ class SymmetricOperator:
         """Returns the matrix, shape (n, n), by n products."""
         return self @ torch.eye(self.n, dtype=self.dtype, device=self.device)
 
-    def diagonal(self, samples: int | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+    def diagonal(
+        self, samples: int | None = None, *, method: str = "hutchinson", generator: torch.Generator | None = None
+    ) -> Tensor:
         """Returns the diagonal, shape (n,).
 
         Args:
-            samples: None for the exact diagonal by n products; otherwise Hutchinson's estimate from that many.
+            samples: None for the exact diagonal by n products; otherwise an estimate from that many.
+            method: Of the estimate: ``"hutchinson"`` or ``"xdiag"``.
             generator: Where the probes come from.
         """
         from hybridopt.linalg.estimators import diagonal
 
-        return diagonal(self, samples, generator=generator)
+        return diagonal(self, samples, method=method, generator=generator)
 
-    def trace(self, samples: int | None = None, *, generator: torch.Generator | None = None) -> float:
+    def trace(
+        self, samples: int | None = None, *, method: str = "hutch++", generator: torch.Generator | None = None
+    ) -> float:
         """Returns the trace.
 
         Args:
-            samples: None for the exact trace by n products; otherwise the Hutch++ estimate from that many.
+            samples: None for the exact trace by n products; otherwise an estimate from that many.
+            method: Of the estimate: ``"hutch++"``, ``"xtrace"`` or ``"hutchinson"``.
             generator: Where the probes come from.
         """
         from hybridopt.linalg.estimators import trace
 
-        return trace(self, samples, generator=generator)
+        return trace(self, samples, method=method, generator=generator)
+
+    def log_determinant(
+        self,
+        samples: int | None = None,
+        *,
+        shift: float = 0.0,
+        steps: int = 30,
+        generator: torch.Generator | None = None,
+    ) -> float:
+        """Returns the logarithm of the determinant of the operator plus `shift` times the identity.
+
+        Args:
+            samples: None for the exact value by n products; otherwise the estimate by stochastic Lanczos quadrature
+                from that many random vectors.
+            shift: Multiple of the identity that is added.
+            steps: Lanczos steps for each vector.
+            generator: Where the vectors come from.
+        """
+        from hybridopt.linalg.estimators import log_determinant
+
+        return log_determinant(self, samples, shift=shift, steps=steps, generator=generator)
 
     def spectral_density(
         self,
