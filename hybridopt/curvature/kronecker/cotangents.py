@@ -1,0 +1,80 @@
+"""What is sent back from a model's outputs, so that its outer products are the Fisher matrix of the outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hybridopt.core import CombinationError, ConfigError
+from hybridopt.curvature.empirical_fisher import data_gradients
+from hybridopt.curvature.likelihood import Likelihood, likelihood_at, output_hessian_root, sample_dimension
+from hybridopt.objective import Point
+
+KINDS = ("monte_carlo", "exact", "propagation", "empirical")
+
+
+def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator) -> list[list[Tensor]]:
+    """Returns cotangents of the outputs, of which the sum of outer products is the outputs' Fisher matrix.
+
+    Args:
+        point: Where.
+        kind: ``monte_carlo``: gradients at targets drawn from the model's own distribution; in expectation.
+            ``exact``: as many columns as a datum has outputs; any loss that is convex in the outputs will do, and gives
+            the Gauss-Newton matrix. ``propagation``: random signs times those columns, one backward pass for
+            each of `samples` (Martens, Sutskever and Swersky 2012); in expectation, for any convex loss. ``empirical``:
+            the gradient of every datum at its actual targets, as in `EmpiricalFisher`.
+        samples: How many, for ``monte_carlo`` and ``propagation``.
+        generator: Where random numbers come from.
+
+    Returns:
+        One list per backward pass, with one tensor per output (see `Point.outputs`).
+
+    Raises:
+        CombinationError: If the loss stands for no known distribution and `kind` needs one.
+        ConfigError: If `kind` is unknown.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
+    if not point.outputs:
+        return []
+    if kind == "empirical":
+        return [data_gradients(point)[1]]
+    likelihood = _likelihood(point, kind)
+    if kind == "monte_carlo":
+        assert likelihood is not None
+        drawn = [likelihood.sample(generator) for _ in range(samples)]
+        return [[part / samples**0.5 for part in parts] for parts in drawn]
+    columns = output_hessian_root(point) if likelihood is None else likelihood.square_root()
+    if kind == "exact":
+        # The signs leave the outer products of a datum alone and make those of two data vanish on average.
+        return [_signed(point, column, generator) for column in columns]
+    sums = [[torch.zeros_like(z) for z in point.outputs] for _ in range(samples)]
+    for column in columns:
+        for total in sums:
+            for part, signed in zip(total, _signed(point, column, generator), strict=True):
+                part.add_(signed, alpha=samples**-0.5)
+    return sums
+
+
+def _likelihood(point: Point, kind: str) -> Likelihood | None:
+    try:
+        return likelihood_at(point)
+    except CombinationError as error:
+        if kind in ("exact", "propagation"):
+            return None
+        raise CombinationError(
+            f"{error} For K-FAC of such a loss choose kind=propagation (one backward pass) or kind=exact, which take "
+            "the loss's own Hessian in the outputs."
+        ) from error
+
+
+def _signed(point: Point, column: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Multiplies the part of every datum by a random sign, the same in all outputs."""
+    samples = point.objective.samples
+    signs = torch.randint(0, 2, (samples,), generator=generator).mul_(2).sub_(1)
+    result = []
+    for part in column:
+        shape = [1] * part.dim()
+        shape[sample_dimension(part, samples)] = samples
+        result.append(part * signs.to(part).reshape(shape))
+    return result
