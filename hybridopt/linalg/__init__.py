@@ -8,17 +8,23 @@ decisions are taken on float64 scalars with one host read an iteration. Every wa
 from __future__ import annotations
 
 from hybridopt.linalg.cg import cg
+from hybridopt.linalg.cubic import cubic_minimize
 from hybridopt.linalg.eigenpair import MinimumEigenpair, lanczos_product_bound, minimum_eigenpair
+from hybridopt.linalg.gltr import gltr
+from hybridopt.linalg.krylov_space import KrylovSpace
 from hybridopt.linalg.lanczos import LanczosResult, lanczos
 from hybridopt.linalg.result import KrylovResult, KrylovStatus
 from hybridopt.linalg.steihaug import steihaug
 
 __all__ = [
     "KrylovResult",
+    "KrylovSpace",
     "KrylovStatus",
     "LanczosResult",
     "MinimumEigenpair",
     "cg",
+    "cubic_minimize",
+    "gltr",
     "lanczos",
     "lanczos_product_bound",
     "minimum_eigenpair",

@@ -104,7 +104,7 @@ def minimum_eigenpair(
     source = torch.device(device) if generator is None else generator.device
     start = torch.randn(n, generator=generator, dtype=dtype, device=source).to(device)
     rounding = _ROUNDING * torch.finfo(dtype).eps
-    watch = _Watch(n, tol, rtol, delta, threshold, rounding)
+    watch = SpectrumWatch(n, tol, rtol, delta, threshold, rounding)
     run = lanczos(A, start, n if max_products is None else max_products, callback=watch)
     if not run.alphas.numel():
         return MinimumEigenpair(
@@ -154,7 +154,7 @@ def lanczos_product_bound(n: int, epsilon: float, delta: float) -> int:
     return min(n, math.ceil(0.5 + math.log(1.648 * math.sqrt(n) / delta) / (2.0 * math.sqrt(epsilon))))
 
 
-class _Watch:
+class SpectrumWatch:
     """Looks at T at growing intervals and says when enough is known; the callback of `lanczos`."""
 
     def __init__(self, n: int, tol: float, rtol: float, delta: float, threshold: float | None, rounding: float) -> None:

@@ -56,9 +56,12 @@ class KrylovResult:
         residual: ``||b - A x||`` at `solution`, from the recurrence.
         products: Products with A used, the one of a warm start included.
         iterations: Iterations that moved the solution.
-        curvature_direction: With status ``negative_curvature`` the direction p, shape (n,); else None.
+        curvature_direction: With status ``negative_curvature`` the direction p, shape (n,); else None. GLTR and
+            cubic models give the lowest Ritz vector with any status, where its Ritz value is negative.
         curvature: ``p'Ap / p'p`` of that direction; else None.
-        norm: Norm of `solution` in the metric of the trust region (Steihaug only); else None.
+        curvature_source: Which test of `capped_cg` found it, ``direction``, ``iterate`` or ``pair``; else None.
+        norm: Norm of `solution` in the metric of the trust region or of the cubic term; else None.
+        multiplier: lam in ``(A + lam I) x = b`` (GLTR and cubic models); else None.
         at_boundary: Whether `solution` lies on the boundary of the trust region.
         iterates: Kept iterates as ``(iteration, x, model_decrease)``, only if asked for; the last one is
             `solution`.
@@ -72,6 +75,8 @@ class KrylovResult:
     iterations: int
     curvature_direction: Tensor | None = None
     curvature: float | None = None
+    curvature_source: str | None = None
     norm: float | None = None
+    multiplier: float | None = None
     at_boundary: bool = False
     iterates: list[tuple[int, Tensor, float]] = field(default_factory=list)

@@ -35,6 +35,8 @@ registry = Registry(
         "newton_cg": "hybridopt.optimizers.newton_cg:NewtonCG",
         "hessian_free": "hybridopt.optimizers.hessian_free:HessianFree",
         "trust_newton_cg": "hybridopt.optimizers.trust_newton_cg:TrustNewtonCG",
+        "trust_gltr": "hybridopt.optimizers.trust_gltr:TrustGLTR",
+        "cubic_newton": "hybridopt.optimizers.cubic_newton:CubicNewton",
         "saddle_free_newton": "hybridopt.optimizers.saddle_free_newton:SaddleFreeNewton",
         "muon": "hybridopt.optimizers.muon:Muon",
         "shampoo": "hybridopt.optimizers.shampoo:Shampoo",

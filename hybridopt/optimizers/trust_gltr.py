@@ -1,0 +1,89 @@
+"""Newton's method in a trust region, the subproblem solved by generalized Lanczos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hybridopt.core import option
+from hybridopt.globalization import TrustRegion
+from hybridopt.linalg import KrylovResult, KrylovSpace, gltr
+from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
+
+
+@dataclass
+class TrustGLTRConfig(KrylovModelConfig):
+    """Options of `TrustGLTR`.
+
+    Attributes:
+        radius: First trust radius.
+        max_radius: Largest one.
+        eta: A step is accepted when actual over predicted decrease exceeds this.
+    """
+
+    radius: float = option(1.0, gt=0, search=("log", 1e-2, 10.0), help="first trust radius")
+    max_radius: float = option(1e10, gt=0, help="largest trust radius")
+    eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")
+
+
+class TrustGLTR(KrylovModelMethod):
+    """Trust-region Newton with GLTR (Gould, Lucidi, Roma and Toint 1999).
+
+    The model with the Hessian, indefinite as it may be, is minimised in a ball, exactly in a Krylov space that grows
+    until the residual is below ``min(forcing, sqrt(||g|| / G))``, with G the largest gradient so far. A rejected step
+    costs a forward pass and no product, as the basis is kept; while a step on the boundary is very good (ratio above
+    0.9), twice the radius is tried on the same basis. An exact saddle is left: see `KrylovModelMethod`. ``lr``
+    multiplies the step before the ratio test.
+
+    Report: ``inner_iterations`` (products), ``status`` of the solver, ``ratio``, ``radius``, ``evaluations``,
+    ``curvature`` (the smallest Ritz value) where it is negative.
+
+    Args:
+        params: Parameters, named parameters or param groups.
+        config: An instance of `Config`, instead of `options`.
+        escape: What to do at a saddle.
+        **options: Fields of `Config`.
+    """
+
+    Config = TrustGLTRConfig
+    family = "newton"
+    batch = "full"
+    summary = "trust-region Newton, generalized Lanczos, leaves saddles (Gould et al. 1999)"
+    weight = "radius"
+
+    def solve(self, space: KrylovSpace, gradient: Tensor, weight: float, rtol: float) -> KrylovResult:
+        """Minimises the model in a ball.
+
+        Args:
+            space: Krylov space, kept for the step.
+            gradient: Shape (n,).
+            weight: The radius.
+            rtol: Relative residual.
+        """
+        return gltr(space.A, gradient, weight, rtol=rtol, max_iter=self.config.max_cg, space=space)
+
+    def rule(self) -> TrustRegion:
+        """Returns the trust region's rule."""
+        # A rejection costs no product, so the radius need not be cut as far as where it does.
+        return TrustRegion(eta1=self.config.eta, shrink=0.6, min_radius=1e-16, max_radius=self.config.max_radius)
+
+    def next_weight(self, rule: TrustRegion, trial: Trial) -> float:
+        """Returns the next radius.
+
+        Args:
+            rule: The trust region's.
+            trial: The last one.
+        """
+        return rule.update(trial.weight, trial.ratio, trial.step_norm, trial.result.at_boundary)
+
+    def longer(self, rule: TrustRegion, trial: Trial) -> float | None:
+        """Returns twice the radius after a very good step on the boundary.
+
+        Args:
+            rule: The trust region's.
+            trial: The accepted one.
+        """
+        if not trial.result.at_boundary or trial.ratio <= 0.9 or trial.weight >= rule.max_radius:
+            return None
+        return min(rule.grow * trial.weight, rule.max_radius)
