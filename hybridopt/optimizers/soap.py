@@ -97,8 +97,8 @@ class SOAP(MatrixStep):
         mean.lerp_(gradient, 1.0 - beta1)
         squares.lerp_(along_all(gradient, state["basis"], transpose=True).square(), 1.0 - beta2)
         denominator = (squares / (1.0 - beta2**count)).sqrt_().add_(self.config.eps)
-        rotated = along_all(mean, state["basis"], transpose=True).div_(1.0 - beta1**count)
-        return along_all(rotated.div_(denominator), state["basis"])
+        rotated = along_all(mean / (1.0 - beta1**count), state["basis"], transpose=True)
+        return along_all(rotated / denominator, state["basis"])
 
     def _collect(self, state: dict[str, Any], gradient: Tensor) -> None:
         """Takes the current gradient into the second moments."""

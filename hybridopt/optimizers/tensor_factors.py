@@ -90,8 +90,9 @@ def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
             values, vectors = torch.linalg.eigh(matrix.to(dtype))
         except torch.linalg.LinAlgError:
             continue
+        values = values.to(matrix.dtype)
         if bool(torch.isfinite(values).all()):
-            return values.to(matrix.dtype), vectors.to(matrix.dtype)
+            return values, vectors.to(matrix.dtype)
     return None
 
 
@@ -102,8 +103,8 @@ def inverse_root(statistic: Tensor, root: float, epsilon: float, *, relative: bo
         statistic: A, shape (d, d), or the diagonal (d,) of one.
         root: Of Shampoo's exponent -1/root.
         epsilon: The ridge, if absolute.
-        relative: Whether the ridge is `epsilon` times the largest eigenvalue. A zero matrix then counts as the
-            identity.
+        relative: Whether the ridge is `epsilon` times the largest eigenvalue. A zero matrix without a ridge counts as
+            the identity.
 
     Returns:
         The same shape, or None if there is none to be had: an entry is not finite.
@@ -118,12 +119,9 @@ def inverse_root(statistic: Tensor, root: float, epsilon: float, *, relative: bo
         if pair is None:
             return None
         values = pair[0]
-    values = values.clamp(min=0.0)
-    if relative:
-        largest = values.max()
-        values = torch.where(largest > 0, values + epsilon * largest, torch.ones_like(values))
-    else:
-        # Rounding may leave a zero eigenvalue below zero; without a ridge it has no inverse root at all.
-        values = values + max(epsilon, torch.finfo(values.dtype).tiny)
+    largest = values.max().clamp(min=0.0)
+    # Below this an eigenvalue is rounding, and may be negative.
+    values = values.clamp(min=largest * torch.finfo(values.dtype).eps) + (epsilon * largest if relative else epsilon)
+    values = torch.where(values > 0, values, 1.0)
     powers = values.pow(-1.0 / root)
     return powers if pair is None else (pair[1] * powers) @ pair[1].T
