@@ -1,4 +1,4 @@
-"""SOAP: Adam where the basis is the identity, rotated paths of rotated problems, a peer's path, sides beyond the cap."""
+"""SOAP: Adam where the basis is the identity, rotated paths of rotated problems, a peer's path, capped sides."""
 
 from __future__ import annotations
 
