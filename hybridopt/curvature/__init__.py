@@ -1,20 +1,26 @@
 """Symmetric curvature operators on an objective, and their algebra."""
 
+from hybridopt.curvature.diagonal import Diagonal
 from hybridopt.curvature.empirical_fisher import EmpiricalFisher
 from hybridopt.curvature.fisher import Fisher
 from hybridopt.curvature.kronecker import EKFAC, KFAC
 from hybridopt.curvature.operators import GaussNewton, Hessian
+from hybridopt.linalg.composite import Blocks, Inverse, Submatrix
 from hybridopt.linalg.operator import Dense, Identity, Sum, SymmetricOperator
 
 __all__ = [
     "EKFAC",
     "KFAC",
+    "Blocks",
     "Dense",
+    "Diagonal",
     "EmpiricalFisher",
     "Fisher",
     "GaussNewton",
     "Hessian",
     "Identity",
+    "Inverse",
+    "Submatrix",
     "Sum",
     "SymmetricOperator",
 ]

@@ -72,12 +72,16 @@ class EmpiricalFisher(EmpiricalFisherOperator):
         super().__init__(objective.at(), reduction)
 
 
-def data_gradients(point: Point, reduction: str | None = None) -> tuple[str, list[Tensor], list[int]]:
+def data_gradients(
+    point: Point, reduction: str | None = None, *, strict: bool = True
+) -> tuple[str, list[Tensor], list[int]]:
     """Returns the loss's derivative in the outputs, scaled so that its outer products per datum add up to their mean.
 
     Args:
         point: Where.
         reduction: ``"mean"`` or ``"sum"``, how the loss treats the data; None to find out.
+        strict: Whether to refuse data that are coupled, which have no gradients of their own but rows of the loss's
+            derivative nevertheless.
 
     Returns:
         The reduction; ``sqrt(N) dL/dz`` (``dL/dz`` for a sum), one tensor per output; of each output, the dimension
@@ -100,13 +104,13 @@ def data_gradients(point: Point, reduction: str | None = None) -> tuple[str, lis
             "return logits and use torch.nn.functional.cross_entropy instead of nll_loss."
         )
     norms = [n for n, m in point.objective.model.named_modules() if isinstance(m, _BatchNorm) and uses_batch(m)]
-    if norms:
+    if norms and strict:
         raise CombinationError(
             f"BatchNorm in train mode ({', '.join(norms[:3])}) couples the data of a batch, so single data have no "
             "gradients. Put it in eval mode, use GroupNorm, or take the Gauss-Newton matrix."
         )
     dimensions = [sample_dimension(gradient, samples) for gradient in gradients]
-    if couples(point):
+    if strict and couples(point):
         raise CombinationError(
             "The loss couples the data of a batch (its derivative at one datum depends on another's outputs), so "
             "single data have no gradients. Take the Gauss-Newton matrix."

@@ -329,7 +329,7 @@ def loss_hessian(point: Point) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """
 
     def product(tangents: Sequence[Tensor]) -> list[Tensor]:
-        found = point._loss_hessian_product(list(tangents))
+        found = point.loss_hessian_product(list(tangents))
         return [torch.zeros_like(z) if p is None else p.detach() for z, p in zip(tangents, found, strict=True)]
 
     return product

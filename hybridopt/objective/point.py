@@ -166,7 +166,7 @@ class Point:
             StaleOperatorError: If the parameters were written to since, or the point was released.
             ObjectiveError: If a layer has no second derivative.
         """
-        return self.sandwich_product(vector, self._loss_hessian_product)
+        return self.sandwich_product(vector, self.loss_hessian_product)
 
     def sandwich_product(
         self, vector: Tensor, middle: Callable[[list[Tensor | None]], Sequence[Tensor | None]]
@@ -245,7 +245,20 @@ class Point:
 
         return list(free.values()), tree_map(cut, self._structure)
 
-    def _loss_hessian_product(self, tangents: list[Tensor | None]) -> Sequence[Tensor | None]:
+    @property
+    def used(self) -> set[int]:
+        """Positions of the parameters on which the gradient depends."""
+        return {index for index, _ in self._live}
+
+    def loss_hessian_product(self, tangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Returns H_L t, with H_L the loss's Hessian in the outputs; the model has no part in it and none is paid.
+
+        Args:
+            tangents: One tensor per output (see `outputs`), None for zeros.
+
+        Returns:
+            The same.
+        """
         curved = [
             (dz, tangent) for dz, tangent in zip(self._output_gradients, tangents, strict=True) if tangent is not None
         ]

@@ -33,6 +33,23 @@ class PointOperator(SymmetricOperator):
     def _unpack(self, vector: Tensor) -> list[Tensor]:
         return self.point.space.tensors(vector)
 
+    def block(self, position: int) -> SymmetricOperator:
+        """Returns the rows and columns of one parameter; a product with it costs one with the whole matrix.
+
+        Args:
+            position: Which one, in the order of the flat vector (that of an optimizer's groups); negative from the end.
+
+        Raises:
+            ConfigError: If there are not that many parameters.
+        """
+        from hybridopt.linalg.composite import Submatrix
+
+        sizes = self.point.space.sizes
+        if not -len(sizes) <= position < len(sizes):
+            raise ConfigError(f"There are {len(sizes)} parameters, so there is no block {position}.")
+        start = sum(sizes[: position % len(sizes)])
+        return Submatrix(self, slice(start, start + sizes[position]))
+
 
 class HessianOperator(PointOperator):
     """The Hessian of the function at a point; made by `Point.hessian`.
