@@ -93,8 +93,8 @@ def minimize(
         fun: Takes what `x0` is, a tensor, or a list or dict of tensors, and returns a scalar tensor made by torch.
         x0: Starting point; copied. Its dtype is the one that is computed in: pass float64 for accuracy.
         method: Any optimizer that `create` knows, ``scipy:trust-krylov`` and the like included.
-        escape: What to do at a saddle: None, ``"perturbation"``, ``"negative_curvature"``, a mapping with ``name``
-            and options, or an `Escape`.
+        escape: What to do at a saddle: None, ``"perturbation"``, ``"negative_curvature"``, ``"neon"``,
+            ``"noisy_gradient"``, a mapping with ``name`` and options, an `Escape`, or a list of these to try in turn.
         gtol: Stops when the largest gradient entry is at most this; default 1e-8 in float64, 1e-4 in float32.
         max_iter: Most steps.
         max_cost: Most gradient-equivalents (one is one gradient of `fun`).
@@ -128,6 +128,8 @@ def minimize(
         raise ConfigError(f"max_iter must be at least 1 and max_cost > 0, got {max_iter} and {max_cost}.")
     if isinstance(escape, str):
         escape = {"name": escape}
+    if isinstance(escape, list | tuple):
+        escape = {"name": "chain", "escapes": list(escape)}
     if isinstance(escape, Mapping):
         # An escape looks where this run would end: at a gradient of the same size.
         escape = {"seed": seed} | ({} if gtol is None else {"gtol": gtol}) | dict(escape)

@@ -9,6 +9,9 @@ registry = Registry(
         "none": "hybridopt.escape.none:NoEscape",
         "perturbation": "hybridopt.escape.perturbation:Perturbation",
         "negative_curvature": "hybridopt.escape.negative_curvature:NegativeCurvature",
+        "neon": "hybridopt.escape.neon:Neon",
+        "noisy_gradient": "hybridopt.escape.noisy_gradient:NoisyGradient",
+        "chain": "hybridopt.escape.chain:Chain",
     },
     entry_points="hybridopt.escapes",
 )

@@ -57,17 +57,19 @@ class Escape:
     function is lower at its end, all is put back and another direction is tried. After a stall without an escape the
     next check waits twice as long.
 
-    On the same data, lower means beyond rounding. Where the batches differ, the last ones of the window compare the
-    saved point with the running one before its step, so no batch judges what was fitted to it: the mean difference
-    has to exceed three times its standard error, and the running losses have to lie below those of the stall likewise.
-    While it cannot be said, the window is prolonged, and as long as the function gains, up to 32 times: from a small
-    jump at small rates it takes hundreds of steps to see that a saddle has been left.
+    On the same data, lower means beyond rounding. After a stall by slow progress the function has to be lower by more
+    than what counts as progress; if it is lower by less, that is kept, but not called an escape. Where the batches
+    differ, the last ones of the window compare the saved point with the running one before its step, so no batch
+    judges what was fitted to it: the mean difference has to exceed three times its standard error, and the running
+    losses have to lie below those of the stall likewise. While it cannot be said, the window is prolonged, and as long
+    as the function gains, up to 32 times: from a small jump at small rates it takes hundreds of steps to see that a
+    saddle has been left.
 
     Events in the optimizer's report: ``stall`` (``reason``); ``no_escape`` (no direction was found);
-    ``escape_jump`` (``jump_norm``); ``escaped`` or ``escape_undone`` (``gain``: by how much the function is lower;
-    ``steps`` since the jump). All but the first have ``attempt``, ``cost`` (gradients of this batch's size that the
-    escape itself took since the stall; the steps of the window are not in it), and ``lambda_min`` where the strategy
-    estimates it.
+    ``escape_jump`` (``jump_norm``); ``escaped``, ``escape_kept`` or ``escape_undone`` (``gain``: by how much the
+    function is lower; ``steps`` since the jump); ``escape_abandoned`` (parameters were frozen or thawed meanwhile).
+    All but the first have ``attempt``; those after a search ``cost`` (gradients of this batch's size that the escape
+    itself took since the stall; the steps of the window are not in it) and ``lambda_min``, where it was estimated.
 
     A subclass writes `propose`.
 
@@ -114,10 +116,13 @@ class Escape:
         """
         raise TypeError(f"{type(self).__name__} does not say where it jumps: define propose.")
 
-    def stir(self, objective: Objective, attempt: int, step: int, random: torch.Generator) -> Tensor | None:
+    def stir(
+        self, optimizer: Stepping, objective: Objective, attempt: int, step: int, random: torch.Generator
+    ) -> Tensor | None:
         """Returns what to add to the parameters after a step of the window, shape (n,), or None for nothing.
 
         Args:
+            optimizer: The optimizer.
             objective: Bound to the optimizer's parameters.
             attempt: That of the jump.
             step: Steps since the jump, from 1.
@@ -288,7 +293,7 @@ class Escape:
 
     def _stir(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
         random = _generator(memory)
-        shift = self.stir(objective, memory["attempt"], memory["steps"], random)
+        shift = self.stir(optimizer, objective, memory["attempt"], memory["steps"], random)
         if shift is not None:
             memory["random"] = random.get_state()
             objective.commit(objective.position() + shift)
@@ -305,7 +310,10 @@ class Escape:
             start = objective.value(memory["snapshot"]["position"])
             entry = objective.value()
             previous = start - (entry if memory["entry"] is None else memory["entry"])
-            verdict = on_same_data(start - entry, noise_floor(start, objective.eps), previous, windows, patience)
+            floor = noise_floor(start, objective.eps)
+            # What made the stall was slow progress, so as little of it afterwards is no escape.
+            ordinary = self.config.stall_tolerance * abs(start) if memory["reason"] == "no_progress" else 0.0
+            verdict = on_same_data(start - entry, floor, previous, windows, patience, ordinary)
         memory["cost"] += _paid(objective) - before
         if verdict.decision == "prolonged":
             memory.update(
@@ -324,6 +332,10 @@ class Escape:
         if verdict.decision == "escaped":
             optimizer.report.events.append({"event": "escaped", **details})
             memory.update(self._watch_again(), escapes=memory["escapes"] + 1, vain=0)
+            return
+        if verdict.decision == "kept":
+            optimizer.report.events.append({"event": "escape_kept", **details})
+            self._rest(memory)
             return
         snapshots.put_back(memory["snapshot"], optimizer, objective)
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
@@ -369,7 +381,8 @@ def resolve_escape(escape: Any) -> Escape | None:
     """Returns an escape from any way of naming one.
 
     Args:
-        escape: None, a registered name, a mapping with ``name`` and options, or an `Escape`.
+        escape: None, a registered name, a mapping with ``name`` and options, an `Escape`, or a list of these, which
+            are tried in turn.
 
     Raises:
         UnknownNameError: If the name is not registered.
@@ -381,10 +394,12 @@ def resolve_escape(escape: Any) -> Escape | None:
         return escape
     if isinstance(escape, str):
         escape = {"name": escape}
+    if isinstance(escape, list | tuple):
+        escape = {"name": "chain", "escapes": list(escape)}
     if not isinstance(escape, Mapping):
         raise CombinationError(
-            f"escape must be a name ({', '.join(registry.names())}), a mapping with a name, or an Escape, not a "
-            f"{type(escape).__name__}."
+            f"escape must be a name ({', '.join(registry.names())}), a mapping with a name, an Escape, or a list of "
+            f"these, not a {type(escape).__name__}."
         )
     options = dict(escape)
     name = options.pop("name", None)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from hybridopt.core import option
+from hybridopt.escape.along import normal, search_along, with_noise
 from hybridopt.escape.base import Escape, EscapeConfig, Proposal
-from hybridopt.globalization import noise_floor
 from hybridopt.linalg.lanczos import lanczos
 from hybridopt.objective import Objective
 
@@ -64,7 +63,7 @@ class NegativeCurvature(Escape):
         """
         space = objective.space
         with objective.at() as point:
-            start = _normal(space.n, random, space)
+            start = normal(space.n, random, space)
             result = lanczos(point.hessian(), start, min(self.config.products, space.n))
             value = point.value
         values = result.ritz_values
@@ -75,42 +74,10 @@ class NegativeCurvature(Escape):
         negative = values < -self.config.tolerance * largest
         if not bool(negative.any()):
             return Proposal(None, **details)
-        weights = _normal(int(negative.sum()), random, space) * values[negative].abs().sqrt().to(space.dtype)
+        weights = normal(int(negative.sum()), random, space) * values[negative].abs().sqrt().to(space.dtype)
         direction = result.ritz_vectors[:, negative].to(space.dtype) @ weights
-        direction = direction / torch.linalg.vector_norm(direction)
-        noise = _normal(space.n, random, space)
-        direction = direction + noise * (self.config.noise / torch.linalg.vector_norm(noise))
-        jump, gain = self._search(objective, direction, value)
+        direction = with_noise(direction, self.config.noise, random, space)
+        jump, gain = search_along(
+            objective, direction, value, first_step=self.config.first_step, doublings=self.config.doublings
+        )
         return Proposal(jump, decrease=gain, **details)
-
-    def _search(self, objective: Objective, direction: Tensor, value: float) -> tuple[Tensor | None, float]:
-        """Lengthens the jump while the function falls, or shortens it until it does, along both signs."""
-        origin = objective.position()
-        floor = noise_floor(value, objective.eps)
-
-        def trial(step: float) -> float:
-            return objective.value(origin.add(direction, alpha=step))
-
-        step = self.config.first_step
-        pair = {sign * step: trial(sign * step) for sign in (1.0, -1.0)}
-        best = min(pair, key=lambda key: pair[key] if pair[key] == pair[key] else float("inf"))
-        lowest = pair[best]
-        if lowest < value - floor:
-            for _ in range(self.config.doublings):
-                further = trial(2 * best)
-                if not further < lowest:
-                    break
-                best, lowest = 2 * best, further
-            return best * direction, value - lowest
-        for _ in range(self.config.doublings):
-            best /= 2
-            for sign in (1.0, -1.0):
-                lowest = trial(sign * best)
-                if lowest < value - floor:
-                    return sign * best * direction, value - lowest
-        return None, 0.0
-
-
-def _normal(n: int, random: torch.Generator, space: object) -> Tensor:
-    sample = torch.randn(n, generator=random, dtype=torch.float64)
-    return sample.to(space.device, space.dtype)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hybridopt.core import option
+from hybridopt.escape.along import on_sphere
 from hybridopt.escape.base import Escape, EscapeConfig, Proposal
 from hybridopt.escape.snapshot import STATE
 from hybridopt.objective import Objective
@@ -59,11 +60,12 @@ class Perturbation(Escape):
             attempt: 0 for the first try at this stall.
             random: The escape's own generator.
         """
+        radius = self._radius(optimizer, attempt)
+        space = objective.space
+        share = float(torch.rand((), generator=random, dtype=torch.float64)) ** (1 / space.n)
+        return Proposal(on_sphere(space, radius * share, random), radius=radius)
+
+    def _radius(self, optimizer: Stepping | None, attempt: int) -> float:
         config = self.config
         vain = optimizer.state[STATE].get("vain", 0) if optimizer is not None else 0  # type: ignore[attr-defined]
-        radius = max(config.radius, min(config.max_radius, config.radius * config.growth ** (attempt + vain)))
-        space = objective.space
-        direction = torch.randn(space.n, generator=random, dtype=torch.float64)
-        share = torch.rand((), generator=random, dtype=torch.float64) ** (1 / space.n)
-        jump = direction * (radius * share / torch.linalg.vector_norm(direction))
-        return Proposal(jump.to(space.device, space.dtype), radius=radius)
+        return max(config.radius, min(config.max_radius, config.radius * config.growth ** (attempt + vain)))

@@ -22,7 +22,7 @@ class Verdict:
     """The outcome of a window.
 
     Attributes:
-        decision: ``escaped``, ``undone`` or ``prolonged``.
+        decision: ``escaped``, ``kept``, ``undone`` or ``prolonged``.
         gain: How much lower the function is than at the snapshot.
         lower: Whether that is beyond doubt, although it does not do yet.
     """
@@ -32,7 +32,9 @@ class Verdict:
     lower: bool = False
 
 
-def on_same_data(gain: float, floor: float, previous: float, windows: int, patience: int = PATIENCE) -> Verdict:
+def on_same_data(
+    gain: float, floor: float, previous: float, windows: int, patience: int = PATIENCE, ordinary: float = 0.0
+) -> Verdict:
     """Judges a window of steps that all saw the same data.
 
     Args:
@@ -41,15 +43,17 @@ def on_same_data(gain: float, floor: float, previous: float, windows: int, patie
         previous: The gain at the beginning of the window.
         windows: Windows since the jump.
         patience: Windows that may pass while nothing can be said.
+        ordinary: A gain up to this may be the optimizer's own slow progress.
 
     Returns:
-        ``escaped`` when the function is lower beyond rounding; ``prolonged`` while it is not yet, but falls, or
-        while the difference is rounding.
+        ``escaped`` when the function is lower beyond rounding and ordinary progress; ``kept`` when it is lower, but
+        not by more than that; ``prolonged`` while it is higher, but falls, or while the difference says nothing.
     """
     if not math.isfinite(gain):
         return Verdict("undone", gain)
     if gain > floor:
-        return Verdict("escaped", gain)
+        slight = gain <= ordinary
+        return Verdict(("prolonged" if windows < patience else "kept") if slight else "escaped", gain)
     if gain >= -floor:
         return Verdict("prolonged" if windows < patience else "undone", gain)
     falls = gain - previous > _PROGRESS * abs(gain)

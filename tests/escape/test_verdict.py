@@ -24,6 +24,16 @@ def test_on_the_same_data(gain: float, previous: float, windows: int, expected: 
     assert on_same_data(gain, 1e-6, previous, windows).decision == expected
 
 
+@pytest.mark.parametrize(("gain", "windows", "expected"), [
+    (0.1, 1, "escaped"),
+    (0.01, 1, "prolonged"),  # no more than the progress that made the stall
+    (0.01, PATIENCE, "kept"),
+    (-0.01, 1, "undone"),
+])  # fmt: skip
+def test_slow_progress_is_no_escape(gain: float, windows: int, expected: str) -> None:
+    assert on_same_data(gain, 1e-6, gain, windows, ordinary=0.05).decision == expected
+
+
 LEVEL = [2.0, 2.1, 1.9, 2.0, 2.05, 1.95]
 
 

@@ -86,7 +86,7 @@ def test_in_the_middle_of_an_escape(method: Method, escape: str, full: bool) -> 
     check(make, "dropout", range(6, 7), torch.float32, full=full)
 
 
-@pytest.mark.parametrize("escape", ESCAPES[1:])
+@pytest.mark.parametrize("escape", [*ESCAPES[1:], "neon", "noisy_gradient", "chain"])
 def test_at_every_step_of_an_escape(escape: str) -> None:
     def make(problem: Training) -> Any:
         return ho.create("momentum", problem.model.parameters(), lr=1e-6, escape=escape_of(escape))
