@@ -14,6 +14,7 @@ from torch import Tensor
 from hybridopt.linalg.arithmetic import check_vector, product
 
 _BREAKDOWN = 10.0  # beta below this many units of rounding of ||A|| is zero
+_INVARIANT = 1e3  # below this many, what the products' own rounding can make of an invariant space
 _NOISE = 100.0  # units of rounding of ||A|| below which a Ritz value may be a negative zero
 
 
@@ -88,7 +89,9 @@ class KrylovSpace:
     @property
     def invariant(self) -> bool:
         """Whether A maps the space into itself, to rounding: all its Ritz pairs are eigenpairs."""
-        return self.size > 0 and self._next is None and self.finite
+        if self.size == 0 or not self.finite:
+            return False
+        return self._next is None or self.beta <= _INVARIANT * self.eps * self._scale
 
     @property
     def beta(self) -> float:
@@ -149,7 +152,7 @@ class KrylovSpace:
         Returns:
             Whether there is a next vector now: False when the space is all of R^n, or was explored before.
         """
-        if self.explored or self._next is not None or self.size == self.n or not self.finite:
+        if self.explored or self.size == self.n or not (self.size == 0 or self.invariant) or not self.finite:
             return False
         device = torch.device("cpu") if self.generator is None else self.generator.device
         sample = torch.randn(self.n, generator=self.generator, dtype=torch.float64, device=device)
@@ -160,6 +163,9 @@ class KrylovSpace:
         norm = math.sqrt(float(torch.dot(w, z)))
         self._next = w / norm, z / norm
         self._block = self.size
+        if self.size:
+            self.betas[-1] = 0.0
+            self._model = None
         self.explored = True
         return True
 
