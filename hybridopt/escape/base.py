@@ -17,6 +17,7 @@ from hybridopt.escape.stall import stall_reason
 from hybridopt.escape.verdict import MOST_WINDOWS, PATIENCE, on_mini_batches, on_same_data
 from hybridopt.globalization import noise_floor
 from hybridopt.objective import Objective
+from hybridopt.objective.ledger import WEIGHTS
 
 if TYPE_CHECKING:
     from hybridopt.optimizers.base import Stepping
@@ -158,14 +159,15 @@ class Escape:
         reason = stall_reason(self.config, memory, optimizer, objective, same_batch)
         if reason is None:
             return
-        before = _paid(objective)
+        before = dict(objective.ledger.samples)
         answer = "leave" if self.ask is None or reason != "small_gradient" else self.ask(objective)
         if answer == "go on":
             return
         optimizer.report.events.append({"event": "stall", "reason": reason})
-        memory.update(attempt=0, reason=reason, cost=_paid(objective) - before)
+        memory.update(attempt=0, reason=reason, paid={})
+        _book(memory, objective, before)
         if answer == "stay":
-            optimizer.report.events.append({"event": "no_escape", "certified": True, "cost": memory["cost"]})
+            optimizer.report.events.append({"event": "no_escape", "certified": True, "cost": _cost(memory, objective)})
             self._rest(memory)
             return
         decay = objective.regularization()
@@ -233,11 +235,11 @@ class Escape:
             "previous": None,
             "level": [],
             "lambda_min": None,
-            "cost": 0.0,
+            "paid": {},
         }
 
     def _jump(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        before = _paid(objective)
+        before = dict(objective.ledger.samples)
         if memory["snapshot"] is None:
             memory["snapshot"] = snapshots.take(optimizer, objective)
         random = _generator(memory)
@@ -246,8 +248,9 @@ class Escape:
             proposal = self.propose(optimizer, objective, attempt, random)
             if proposal.jump is not None:
                 break
-            spent = memory["cost"] + _paid(objective) - before
-            details = {"attempt": attempt, "cost": spent, **proposal.details}
+            _book(memory, objective, before)
+            before = dict(objective.ledger.samples)
+            details = {"attempt": attempt, "cost": _cost(memory, objective), **proposal.details}
             optimizer.report.events.append({"event": "no_escape", **details})
             memory["attempt"] = self.following(attempt)
             if memory["attempt"] >= self.tries:
@@ -257,18 +260,19 @@ class Escape:
         memory["random"] = random.get_state()
         # The first evaluation's numbers belong to the step; the new point starts its own.
         objective.commit(memory["snapshot"]["position"] + proposal.jump)
-        memory["cost"] += _paid(objective) - before
+        _book(memory, objective, before)
         memory.update(
             phase="window", left=self.config.window, windows=1, steps=0, gains=[], running=[], entry=None,
             previous=None, lambda_min=proposal.details.get("lambda_min"),
         )  # fmt: skip
         optimizer.moved(objective, "escape")
         length = float(torch.linalg.vector_norm(proposal.jump))
-        details = {"attempt": memory["attempt"], "jump_norm": length, "cost": memory["cost"], **proposal.details}
+        cost = _cost(memory, objective)
+        details = {"attempt": memory["attempt"], "jump_norm": length, "cost": cost, **proposal.details}
         optimizer.report.events.append({"event": "escape_jump", **details})
 
     def _in_window(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any], same_batch: bool) -> None:
-        before = _paid(objective)
+        before = dict(objective.ledger.samples)
         if not snapshots.fits(memory["snapshot"], objective):
             # Parameters were frozen or thawed: there is nothing to compare with, or to go back to.
             optimizer.report.events.append({"event": "escape_abandoned", "attempt": memory["attempt"]})
@@ -287,7 +291,7 @@ class Escape:
                 memory["gains"].append(objective.value(memory["snapshot"]["position"]) - running)
         if memory["left"] > 0:
             self._stir(optimizer, objective, memory)
-        memory["cost"] += _paid(objective) - before
+        _book(memory, objective, before)
         if memory["left"] <= 0:
             self._judge(optimizer, objective, memory)
 
@@ -300,7 +304,7 @@ class Escape:
             optimizer.moved(objective, "escape")
 
     def _judge(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        before = _paid(objective)
+        before = dict(objective.ledger.samples)
         windows = memory["windows"]
         patience = min(MOST_WINDOWS, PATIENCE * 2 ** memory["vain"])
         if memory["gains"]:
@@ -314,7 +318,7 @@ class Escape:
             # What made the stall was slow progress, so as little of it afterwards is no escape.
             ordinary = self.config.stall_tolerance * abs(start) if memory["reason"] == "no_progress" else 0.0
             verdict = on_same_data(start - entry, floor, previous, windows, patience, ordinary)
-        memory["cost"] += _paid(objective) - before
+        _book(memory, objective, before)
         if verdict.decision == "prolonged":
             memory.update(
                 windows=windows + 1,
@@ -328,7 +332,7 @@ class Escape:
         details = {"attempt": memory["attempt"], "gain": verdict.gain, "steps": memory["steps"]}
         if memory["lambda_min"] is not None:
             details["lambda_min"] = memory["lambda_min"]
-        details["cost"] = memory["cost"]
+        details["cost"] = _cost(memory, objective)
         if verdict.decision == "escaped":
             optimizer.report.events.append({"event": "escaped", **details})
             memory.update(self._watch_again(), escapes=memory["escapes"] + 1, vain=0)
@@ -410,9 +414,15 @@ def resolve_escape(escape: Any) -> Escape | None:
     return registry.get(name)(**options)
 
 
-def _paid(objective: Objective) -> float:
-    """What the ledger holds, in gradients of this batch's size."""
-    return objective.ledger.gradient_equivalents(objective.samples)
+def _book(memory: dict[str, Any], objective: Objective, before: Mapping[str, int]) -> None:
+    """Adds what was paid since `before` to what the escape has cost: whole numbers, which a resume does not round."""
+    for kind, samples in objective.ledger.samples.items():
+        memory["paid"][kind] = memory["paid"].get(kind, 0) + samples - before[kind]
+
+
+def _cost(memory: dict[str, Any], objective: Objective) -> float:
+    """What the escape has cost since the stall, in gradients of this batch's size."""
+    return sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.samples
 
 
 def _generator(memory: dict[str, Any]) -> torch.Generator:
