@@ -77,7 +77,8 @@ class DoG(MultiTensor):
             memory["squares"] = scalar(0.0, everything)
         memory["squares"] = memory["squares"] + total(squares)
         memory["distance"] = torch.maximum(memory["distance"], total(distances).sqrt())
-        rate = memory["distance"] / (memory["squares"] + config.eps).sqrt()
+        size = (memory["squares"] + config.eps).sqrt()
+        rate = torch.where(size > 0, memory["distance"] / size, 0.0)
         for group, parameters, gradients in steps:
             torch._foreach_sub_(parameters, torch._foreach_mul(gradients, rate * group["lr"]))
         self._average()
