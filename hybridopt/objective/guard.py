@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 from hybridopt.objective import convolution, recurrent
 from hybridopt.objective.demand import Demand
 
+_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+
 _RECURRENT = {
     "lstm": recurrent.lstm,
     "gru": recurrent.gru,
@@ -54,12 +56,20 @@ class _TwiceDifferentiable(TorchFunctionMode):
             return weight_norm(*args)
         if name in _RECURRENT and not kwargs:
             if recurrent.supports(name, args):
-                return _RECURRENT[name](*args)
+                return _RECURRENT[name](*args, watch=self.demand.watch)
             with _without_cudnn():
-                return func(*args)
+                return self._watched(func(*args))
+        if name in _CELLS:
+            return self._watched(func(*args, **(kwargs or {})))
         if not kwargs and convolution.supports(name, args):
             return convolution.convolution(name, args, self.demand)
         return func(*args, **(kwargs or {}))
+
+    def _watched(self, result: Any) -> Any:
+        if isinstance(result, Tensor):
+            return self.demand.watch(result)
+        states, *rest = result
+        return (self.demand.watch(states), *rest)
 
 
 @contextmanager
@@ -74,13 +84,16 @@ def _without_cudnn() -> Iterator[None]:
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[Demand]:
+def twice_differentiable(*, hidden: bool = False) -> Iterator[Demand]:
     """Context of a forward pass whose graph is going to be differentiated twice.
+
+    Args:
+        hidden: Whether the demand is to keep the hidden states of recurrent layers.
 
     Yields:
         The demand of that graph.
     """
-    demand = Demand()
+    demand = Demand(hidden=hidden)
     with sdpa_kernel(SDPBackend.MATH), _TwiceDifferentiable(demand):
         yield demand
 

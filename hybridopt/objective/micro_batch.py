@@ -159,13 +159,24 @@ class MicroBatched(Objective):
         self.add_decay_gradient(gradient, x)
         return loss + self.regularization(x), gradient
 
-    def at(self) -> MicroBatchedPoint:  # type: ignore[override]
+    def at(self, *, hidden: bool = False) -> MicroBatchedPoint:  # type: ignore[override]
         """Returns the function where the model stands; its products build their graphs piece by piece.
 
         A batch that fits into one piece keeps its graph.
+
+        Args:
+            hidden: As in `Objective.at`; only for a batch that fits into one piece.
+
+        Raises:
+            ObjectiveError: If `hidden` is asked for and there are several pieces.
         """
         if len(self.pieces) == 1:
-            return super().at()  # type: ignore[return-value]
+            return super().at(hidden=hidden)  # type: ignore[return-value]
+        if hidden:
+            raise ObjectiveError(
+                "Hidden states are kept with the graph of a whole batch: evaluate it without micro-batches, or without "
+                "structural damping."
+            )
         return MicroBatchedPoint(self)
 
     @property

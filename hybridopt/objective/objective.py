@@ -292,20 +292,26 @@ class Objective:
         self.add_decay_gradient(gradient, x)
         return float(loss.detach()) + self.regularization(x), gradient
 
-    def at(self) -> Point:
+    def at(self, *, hidden: bool = False) -> Point:
         """Returns the function where the model stands: one forward pass with its gradient and a kept graph.
+
+        Args:
+            hidden: Whether the point is to know the hidden states of recurrent layers, for structural damping.
 
         Raises:
             ObjectiveError: If the loss is not a scalar or has no graph.
         """
-        with self._evaluation(at_start=self._at_start), torch.enable_grad(), twice_differentiable() as demand:
+        guard = twice_differentiable(hidden=hidden)
+        with self._evaluation(at_start=self._at_start), torch.enable_grad(), guard as demand:
             loss, outputs = self._forward(separate=True)
             tensors = [] if self.loss_fn is None else flatten_outputs(outputs)
-            gradients = self._parameter_gradients(loss, tensors, create_graph=True)
+            kept = demand.hidden or []
+            gradients = self._parameter_gradients(loss, [*tensors, *kept], create_graph=True)
         self.ledger.pay("gradient", self.samples)
         count = len(self.space.parameters)
         self._remember_start(loss, gradients[:count])
-        return Point(self, loss, gradients[:count], tensors, gradients[count:], demand, outputs)
+        ours, rest, last = gradients[:count], gradients[count:], count + len(tensors)
+        return Point(self, loss, ours, tensors, rest[: len(tensors)], demand, outputs, gradients[last:])
 
     def loss_and_gradients(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Returns the loss, detached, and its derivatives, through the model's own forward pass and nothing else.

@@ -72,7 +72,9 @@ class Point:
         output_gradients: Sequence[Tensor | None],
         demand: Demand,
         structure: Any = None,
+        hidden_gradients: Sequence[Tensor | None] = (),
     ) -> None:
+        hidden = (demand.hidden or [])[: len(hidden_gradients)]
         space = objective.space
         self.objective = objective
         self.space = space
@@ -93,6 +95,9 @@ class Point:
         ]
         self._outputs = [z for z, _ in pairs]
         self._output_gradients = [dz for _, dz in pairs]
+        kept = [(h, dh) for h, dh in zip(hidden, hidden_gradients, strict=True) if dh is not None and dh.requires_grad]
+        self._hidden = [h for h, _ in kept]
+        self._hidden_gradients = [dh for _, dh in kept]
         self._structure = structure
         self._demand = demand
         self._released = False
@@ -169,7 +174,11 @@ class Point:
         return self.sandwich_product(vector, self.loss_hessian_product)
 
     def sandwich_product(
-        self, vector: Tensor, middle: Callable[[list[Tensor | None]], Sequence[Tensor | None]]
+        self,
+        vector: Tensor,
+        middle: Callable[[list[Tensor | None]], Sequence[Tensor | None]],
+        *,
+        hidden: float = 0.0,
     ) -> Tensor:
         """Returns J' M J v, with J the Jacobian of the model's outputs, and the regularization's part.
 
@@ -179,6 +188,8 @@ class Point:
             vector: Shape (n,).
             middle: The symmetric M, a function of one tensor per output (see `outputs`), None for zeros; it returns
                 the same.
+            hidden: Multiple of ``J_h' J_h v`` that is added, J_h being the Jacobian of the hidden states; not zero only
+                at a point that knows them, see `Objective.at`.
 
         Returns:
             Shape (n,), a new tensor.
@@ -191,12 +202,15 @@ class Point:
         self._check_fresh()
         self.require_outputs()
         self.objective.ledger.pay("ggnvp", self.objective.samples)
+        states = self._hidden_gradients if hidden else []
         self._demand.jacobian = True
         try:
-            tangents = self._along(vector, self._output_gradients)
+            tangents = list(self._along(vector, [*self._output_gradients, *states]))
         finally:
             self._demand.jacobian = False
-        parts = self._back(middle(list(tangents)))
+        count = len(self._output_gradients)
+        moved = [None if tangent is None else hidden * tangent for tangent in tangents[count:]]
+        parts = self._back(middle(tangents[:count]), moved)
         return self.objective.add_decay_product(self.space.pack(parts), vector)
 
     def pull_back(self, cotangents: Sequence[Tensor | None]) -> Tensor:
@@ -264,8 +278,20 @@ class Point:
         ]
         return self._grad([dz for dz, _ in curved], self._outputs, [tangent for _, tangent in curved])
 
-    def _back(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        back = [(z, w) for z, w in zip(self._outputs, cotangents, strict=True) if w is not None]
+    @property
+    def hidden_states(self) -> list[Tensor]:
+        """The hidden states of the recurrent layers that the loss depends on, detached, as the layers gave them.
+
+        One tensor for each layer and direction, (steps, samples, units) inside the layers of torch; those of cells as
+        often as they are called. Empty unless the point was asked to keep them; see `Objective.at`.
+        """
+        return [states.detach() for states in self._hidden]
+
+    def _back(
+        self, cotangents: Sequence[Tensor | None], hidden: Sequence[Tensor | None] = ()
+    ) -> Sequence[Tensor | None]:
+        given = [*zip(self._outputs, cotangents, strict=True), *zip(self._hidden, hidden, strict=False)]
+        back = [(z, w) for z, w in given if w is not None]
         return self._grad([z for z, _ in back], self.space.parameters, [w for _, w in back])
 
     def kinks(self) -> list[str]:
@@ -278,7 +304,7 @@ class Point:
     def release(self) -> None:
         """Lets go of the graph and its memory; products raise from then on."""
         self._live, self._outputs, self._output_gradients, self._graph = [], [], [], None
-        self._structure = None
+        self._structure, self._hidden, self._hidden_gradients = None, [], []
         self._released = True
 
     def __enter__(self) -> Point:

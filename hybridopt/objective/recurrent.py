@@ -67,6 +67,8 @@ def lstm(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
+    *,
+    watch: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Stands in for `torch.lstm`.
 
@@ -80,11 +82,14 @@ def lstm(
         train: Whether dropout acts.
         bidirectional: Whether each layer also runs back in time.
         batch_first: Layout of the input and the output.
+        watch: Sees the hidden states of every layer and direction, (T, B, H), and returns what to go on with.
 
     Returns:
         Output, (T, B, D H) or (B, T, D H), final hidden states and final cells, (D L, B, H).
     """
-    layers = _Layers(input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first)
+    layers = _Layers(
+        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
+    )
     output, hidden, cells = layers.run(recurrent_lstm.LSTMSweeps, recurrent_lstm.pack, hx[0], hx[1])
     return output, hidden, torch.stack(cells)
 
@@ -99,9 +104,13 @@ def gru(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
+    *,
+    watch: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Stands in for `torch.gru`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first)
+    layers = _Layers(
+        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
+    )
     return layers.run(recurrent_gru.GRUSweeps, recurrent_gru.pack, hx)[:2]
 
 
@@ -115,9 +124,13 @@ def rnn_tanh(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
+    *,
+    watch: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Stands in for `torch.rnn_tanh`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first)
+    layers = _Layers(
+        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
+    )
     return layers.run(recurrent_rnn.TanhSweeps, recurrent_rnn.pack, hx)[:2]
 
 
@@ -131,9 +144,13 @@ def rnn_relu(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
+    *,
+    watch: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Stands in for `torch.rnn_relu`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first)
+    layers = _Layers(
+        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
+    )
     return layers.run(recurrent_rnn.ReLUSweeps, recurrent_rnn.pack, hx)[:2]
 
 
@@ -148,6 +165,7 @@ class _Layers:
     dropout: float
     bidirectional: bool
     batch_first: bool
+    watch: Callable[[Tensor], Tensor] | None = None
 
     def run(
         self, cell: type[Sweeps], pack: Callable[..., list[Tensor]], h0: Tensor, c0: Tensor | None = None
@@ -163,6 +181,7 @@ class _Layers:
                 weights = pack(*self.params[k * per_layer : (k + 1) * per_layer])
                 inputs = x.flip(0) if direction else x
                 out, final_cell = run_layer(cell, inputs, h0[k], None if c0 is None else c0[k], weights)
+                out = out if self.watch is None else self.watch(out)
                 hidden.append(out[-1])
                 if final_cell is not None:
                     cells.append(final_cell)
