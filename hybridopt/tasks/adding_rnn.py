@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from hybridopt.core import option
-from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
-from hybridopt.tasks.data.split import generator
-from hybridopt.tasks.recurrent import CELLS, INITIALIZATIONS, LastStepRNN
+from hybridopt.tasks.base import Split, Splits, Target
+from hybridopt.tasks.sequences import GeneratedSequences
 
 TOLERANCE = 0.04
 """A sequence counts as wrong if the error exceeds this (Martens and Sutskever, 2011)."""
 
 
-class AddingRNN(Task):
+class AddingRNN(GeneratedSequences):
     """Sums two marked numbers of a sequence: regression with a long-range dependency.
 
     Each of T steps has two features: u uniform in (0, 1), and a marker that is 1 at one random step of the first half
@@ -37,49 +33,16 @@ class AddingRNN(Task):
         Target("train_loss", 0.01, "min"),
     )
 
-    @dataclass
-    class Config(TaskConfig):
-        """Options of `AddingRNN`.
+    stream = "adding"
+
+    def generate(self, samples: int, rng: torch.Generator) -> Split:
+        """Returns numbers with markers, and the sums of the marked ones.
 
         Args:
-            batch_size: Mini-batch of optimizers that step on few samples.
-            epochs: Default budget, in epochs; a full-batch step is one epoch.
-            T: Length of the sequences; the longer, the harder.
-            train_samples: Sequences to train on.
-            validation_samples: Sequences to validate on, and as many to test on.
-            cell: ``"lstm"``, ``"gru"`` or ``"rnn"`` (tanh).
-            hidden: Units of the recurrent layer.
-            initialization: ``"default"`` (torch's) or ``"orthogonal"``.
+            samples: How many.
+            rng: Decides the numbers and the marked positions.
         """
-
-        batch_size: int = option(50, ge=1, help="mini-batch of optimizers that step on few samples")
-        epochs: float = option(80.0, gt=0, help="default budget in epochs; a full-batch step is one epoch")
-        T: int = option(10, ge=4, help="length of the sequences; the longer, the harder")
-        train_samples: int = option(1000, ge=1, help="sequences to train on")
-        validation_samples: int = option(500, ge=1, help="sequences to validate on, and as many to test on")
-        cell: str = option("gru", choices=tuple(CELLS), help="recurrent cell; rnn is the plain tanh one")
-        hidden: int = option(16, ge=1, help="units of the recurrent layer")
-        initialization: str = option("default", choices=INITIALIZATIONS, help="of the recurrent weights")
-
-    config: Config
-
-    def build_splits(self, seed: int) -> Splits:
-        """Generates the three parts, each from a stream of its own.
-
-        Args:
-            seed: Decides every number and marker.
-        """
-        config = self.config
-        return Splits(
-            adding_problem(config.train_samples, config.T, generator(seed, "adding train")),
-            adding_problem(config.validation_samples, config.T, generator(seed, "adding validation")),
-            adding_problem(config.validation_samples, config.T, generator(seed, "adding test")),
-        )
-
-    def build_model(self) -> nn.Module:
-        """Returns the recurrent network with one linear output after the last step."""
-        config = self.config
-        return LastStepRNN(config.cell, 2, config.hidden, 1, initialization=config.initialization)
+        return adding_problem(samples, self.config.T, rng)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the mean squared error.

@@ -1,4 +1,4 @@
-"""The recurrent network of the sequence tasks: one recurrent stack, read out at the last step."""
+"""The recurrent networks of the sequence tasks: one recurrent stack with a linear read-out."""
 
 from __future__ import annotations
 
@@ -47,6 +47,43 @@ class LastStepRNN(nn.Module):
             inputs: Shape (samples, steps, features).
         """
         return self.readout(self.recurrent(inputs)[0][:, -1])
+
+
+class EveryStepRNN(LastStepRNN):
+    """Maps a sequence to an output at each of its last steps, by the same linear read-out of the hidden state.
+
+    Args:
+        cell: A name out of `CELLS`.
+        features: Size of each step's input.
+        hidden: Units per layer.
+        outputs: Size of each output.
+        last: How many steps, from the end, are answered; None for all.
+        layers: Recurrent layers.
+        initialization: A name out of `INITIALIZATIONS`.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        features: int,
+        hidden: int,
+        outputs: int,
+        *,
+        last: int | None = None,
+        layers: int = 1,
+        initialization: str = "default",
+    ) -> None:
+        super().__init__(cell, features, hidden, outputs, layers=layers, initialization=initialization)
+        self.last = last
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns shape (samples, last, outputs).
+
+        Args:
+            inputs: Shape (samples, steps, features).
+        """
+        hidden = self.recurrent(inputs)[0]
+        return self.readout(hidden if self.last is None else hidden[:, -self.last :])
 
 
 @torch.no_grad()
