@@ -9,6 +9,7 @@ import torch
 
 import hybridopt as ho
 from hybridopt import tasks
+from hybridopt.certificate import certify
 from hybridopt.core import UnknownNameError
 from hybridopt.tasks import saddle_functions as functions
 from hybridopt.tasks.saddles import SaddleProblem, problem, problems
@@ -26,7 +27,7 @@ def test_the_start_is_stationary_and_strict_where_it_says_so(entry: SaddleProble
     value, gradient = objective.value_and_grad()
     assert float(gradient.abs().max()) < 1e-12
     assert not entry.left(value)
-    certificate = ho.certify(objective, eps_H=1e-4, generator=torch.Generator().manual_seed(0))
+    certificate = certify(objective, eps_H=1e-4, generator=torch.Generator().manual_seed(0))
     assert certificate.verdict == ("saddle" if entry.strict else "second_order_stationary")
     assert certificate.degenerate != entry.strict
     if entry.name in LOWEST:
@@ -95,9 +96,8 @@ def test_the_task_runs_any_of_them() -> None:
     assert task.config.batch_size == 32
     assert task.targets[0].value == problem("phase_retrieval").goal
     model = task.model()
-    assert float(task.loss(model(splits.train.inputs), splits.train.targets)) == pytest.approx(
-        task.trivial_loss(splits)
-    )
+    loss = task.loss(model(splits.train.inputs), splits.train.targets)
+    assert loss.item() == pytest.approx(task.trivial_loss(splits))
     assert tasks.create("saddle", problem="plane").config.batch_size == 1
     with pytest.raises(UnknownNameError, match="octopus_5"):
         tasks.create("saddle", problem="octopus_6")
