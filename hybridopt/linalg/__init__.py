@@ -13,6 +13,7 @@ from hybridopt.linalg.eigenpair import MinimumEigenpair, lanczos_product_bound, 
 from hybridopt.linalg.gltr import gltr
 from hybridopt.linalg.krylov_space import KrylovSpace
 from hybridopt.linalg.lanczos import LanczosResult, lanczos
+from hybridopt.linalg.minres import minres
 from hybridopt.linalg.result import KrylovResult, KrylovStatus
 from hybridopt.linalg.steihaug import steihaug
 
@@ -28,5 +29,6 @@ __all__ = [
     "lanczos",
     "lanczos_product_bound",
     "minimum_eigenpair",
+    "minres",
     "steihaug",
 ]
