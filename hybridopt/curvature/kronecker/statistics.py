@@ -134,7 +134,7 @@ def _of_piece(
     with capture(point.objective, excluded) as seen:
         made.excluded = seen.excluded
         layers = layers_of(seen.calls)
-        if not layers:
+        if not layers and not seen.excluded:
             raise CombinationError(
                 "K-FAC found no layer that it knows in this model: it takes linear layers, convolutions and recurrent "
                 "layers and cells whose weights are parameters. For other models use lbfgs, newton_cg or hessian_free."
