@@ -240,20 +240,32 @@ class Searching(Optimizer):
         def values(step: float) -> float:
             return objective.value(torch.add(origin, direction, alpha=step, out=trial))
 
+        noise = 0.0
+
         def slopes(step: float) -> tuple[float, float, Tensor]:
+            nonlocal noise
             there, gradient = objective.value_and_grad(torch.add(origin, direction, alpha=step, out=trial))
-            return there, dot(gradient, direction), gradient
+            bend = dot(gradient, direction)
+            noise = max(noise, _unexplained(value, slope, step, there, bend))
+            return there, bend, gradient
 
         if config.line_search == "none":
             return LineSearchResult(step0, math.nan, None, None, 0, "fixed")  # type: ignore[arg-type]
         if config.line_search == "armijo":
             return armijo(values, value, slope, **common)
+        options: dict[str, Any] = common | {"c2": config.c2}
         if config.line_search == "nonmonotone":
-            return nonmonotone(
-                slopes, value, slope, reference=self._reference(objective, value), c2=config.c2, **common
-            )
-        search = hager_zhang if config.line_search == "hager_zhang" else strong_wolfe
-        return search(slopes, value, slope, c2=config.c2, **common)
+            options["reference"] = self._reference(objective, value)
+        search = {"nonmonotone": nonmonotone, "hager_zhang": hager_zhang, "strong_wolfe": strong_wolfe}
+        result: LineSearchResult = search[config.line_search](slopes, value, slope, **options)
+        measured = min(2.0 * noise, math.sqrt(objective.eps) * abs(value))
+        if result.status == "no_decrease" and measured > options["noise"]:
+            # The values are noisier than their size says (a sum of squares near zero): let the slopes decide.
+            options["noise"] = measured
+            failed, result = result, search[config.line_search](slopes, value, slope, **options)
+            result.evaluations += failed.evaluations
+            result.events[:0] = [*failed.events, {"event": "noisy_values", "noise": measured}]
+        return result
 
     def _reference(self, objective: Objective, value: float) -> float:
         """What a nonmonotone search has to get below; values on other data are no measure."""
@@ -271,6 +283,23 @@ class Searching(Optimizer):
         """
         self.memory["end"] = None
         self.memory.pop("reference", None)
+
+
+def _unexplained(value0: float, slope0: float, step: float, value: float, slope: float) -> float:
+    """How far a value is from what the slopes say, 0 where that may be curvature.
+
+    From one point to another the value changes by the step times some slope in between. What lies farther from that
+    than the slopes lie apart is the rounding of the values.
+
+    Args:
+        value0: Value at zero.
+        slope0: Slope at zero.
+        step: The other point.
+        value: Value there.
+        slope: Slope there.
+    """
+    error = abs(value - value0 - 0.5 * step * (slope0 + slope))
+    return error if math.isfinite(error) and error > step * abs(slope - slope0) else 0.0
 
 
 def require_curvature(owner: str, line_search: str, pairs: str) -> None:
