@@ -11,7 +11,7 @@ from hybridopt.core import option
 from hybridopt.objective import Objective
 from hybridopt.optimizers.first_order_base import RateConfig
 from hybridopt.optimizers.multi_tensor import MultiTensor
-from hybridopt.optimizers.tensor_lists import scalar, total
+from hybridopt.optimizers.tensor_lists import scalar, subtract_scaled, total
 
 
 @dataclass
@@ -80,7 +80,7 @@ class DoG(MultiTensor):
         size = (memory["squares"] + config.eps).sqrt()
         rate = torch.where(size > 0, memory["distance"] / size, 0.0)
         for group, parameters, gradients in steps:
-            torch._foreach_sub_(parameters, torch._foreach_mul(gradients, rate * group["lr"]))
+            subtract_scaled(parameters, gradients, rate * group["lr"])
         self._average()
         self.note(rate=rate)
 

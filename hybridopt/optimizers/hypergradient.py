@@ -10,7 +10,7 @@ from torch import Tensor
 from hybridopt.core import ConfigError
 from hybridopt.objective import Objective
 from hybridopt.optimizers.first_order_base import FirstOrder
-from hybridopt.optimizers.tensor_lists import inner, scalar
+from hybridopt.optimizers.tensor_lists import inner, scalar, subtract_scaled
 
 
 class Hypergradient(FirstOrder):
@@ -83,7 +83,7 @@ class Hypergradient(FirstOrder):
             for parameter, direction in zip(parameters, directions, strict=True):
                 self.state[parameter]["direction"] = direction
             torch._foreach_copy_(parameters, old)
-            torch._foreach_sub_(parameters, torch._foreach_mul(directions, rate))
+            subtract_scaled(parameters, directions, rate)
 
     def moved(self, objective: Objective, reason: str) -> None:
         """Forgets the last direction after a jump: this gradient says nothing about that step's rate.

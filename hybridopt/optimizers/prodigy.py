@@ -13,7 +13,7 @@ from hybridopt.core import option
 from hybridopt.objective import Objective
 from hybridopt.optimizers.first_order_base import RateConfig, check_betas
 from hybridopt.optimizers.multi_tensor import MultiTensor
-from hybridopt.optimizers.tensor_lists import inner, scalar, total
+from hybridopt.optimizers.tensor_lists import inner, scalar, subtract_scaled, total
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Prodigy(MultiTensor):
         torch._foreach_addcmul_(squares, scaled, scaled, 1 - beta2)
         torch._foreach_mul_(sums, decay)
         share = distance * ((1.0 if config.safeguard_warmup else factor) / config.d0)
-        torch._foreach_add_(sums, torch._foreach_mul(scaled, share))
+        subtract_scaled(sums, scaled, -share)
         return gain, list(torch._foreach_norm(sums, 1))
 
     def _move_by(self, distance: Tensor, groups: list[Any]) -> None:
@@ -133,11 +133,9 @@ class Prodigy(MultiTensor):
             rate = distance * self._factor(group)
             roots = torch._foreach_sqrt(squares)
             torch._foreach_add_(roots, distance * group["eps"])
-            steps = torch._foreach_div(means, roots)
-            torch._foreach_mul_(steps, rate)
             if group["weight_decay"]:
                 torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-            torch._foreach_sub_(parameters, steps)
+            subtract_scaled(parameters, torch._foreach_div(means, roots), rate)
 
     def _estimate(self, denominator: Tensor) -> None:
         memory, config = self.memory, self.config

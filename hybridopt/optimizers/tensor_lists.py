@@ -45,6 +45,21 @@ def total(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.to(device=device, dtype=dtype) for value in values]).sum()
 
 
+def subtract_scaled(parameters: Sequence[Tensor], tensors: Sequence[Tensor], rate: Tensor) -> None:
+    """Subtracts tensors times a number that is not on the host, in place.
+
+    Args:
+        parameters: What is changed.
+        tensors: One per parameter, left as they are.
+        rate: 0-dim tensor.
+    """
+    if parameters[0].is_cpu:
+        # One pass over the memory; elsewhere the two calls are two kernels for the whole list.
+        torch._foreach_addcmul_(list(parameters), list(tensors), [rate] * len(parameters), value=-1.0)
+    else:
+        torch._foreach_sub_(list(parameters), torch._foreach_mul(list(tensors), rate))
+
+
 @contextmanager
 def holding(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
     """Context in which parameters hold other values; afterwards they are what they were, to the last bit.
