@@ -7,6 +7,7 @@ decisions are taken on float64 scalars with one host read an iteration. Every wa
 
 from __future__ import annotations
 
+from hybridopt.linalg.capped_cg import capped_cg
 from hybridopt.linalg.cg import cg
 from hybridopt.linalg.cubic import cubic_minimize
 from hybridopt.linalg.eigenpair import MinimumEigenpair, lanczos_product_bound, minimum_eigenpair
@@ -23,6 +24,7 @@ __all__ = [
     "KrylovStatus",
     "LanczosResult",
     "MinimumEigenpair",
+    "capped_cg",
     "cg",
     "cubic_minimize",
     "gltr",
