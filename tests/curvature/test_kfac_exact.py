@@ -147,7 +147,7 @@ def test_closed_forms_are_those_of_the_dense_matrix(operator: type[KFAC], case: 
     assert made.trace() == pytest.approx(float(dense.trace()))
     assert made.frobenius_norm() == pytest.approx(float(dense.norm()))
     damped = dense + 0.1 * torch.eye(made.n, dtype=DOUBLE)
-    assert made.log_determinant(0.1) == pytest.approx(float(damped.logdet()))
+    assert made.log_determinant(shift=0.1) == pytest.approx(float(damped.logdet()))
     torch.testing.assert_close(made.eigenvalues().sort().values, torch.linalg.eigvalsh(dense), atol=1e-12, rtol=1e-8)
     vector = torch.randn(made.n, dtype=DOUBLE)
     torch.testing.assert_close(

@@ -17,7 +17,7 @@ from hybridopt.objective import Objective, convolution, recurrent
 from hybridopt.objective.point import flatten_outputs
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_DEFAULTS = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 class Capture:
@@ -94,10 +94,19 @@ class Capture:
         self.calls.append(call)
         return kinds.Affine.apply(self._anchor, call, x, weight.detach(), None if bias is None else bias.detach())
 
-    def convolution(self, name: str, args: Sequence[Any]) -> Tensor | None:
+    def convolution(
+        self,
+        name: str,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+    ) -> Tensor | None:
         """Serves a call of `F.conv1d`, `conv2d` or `conv3d`; None if it is not to be watched."""
         count = _CONVOLUTIONS[name]
-        x, weight, bias, stride, padding, dilation, groups = (*args, *(None, 1, 0, 1, 1)[len(args) - 2 :])
         if not self._known([weight, bias]):
             return None
         kernel = tuple(weight.shape[2:])
@@ -176,9 +185,9 @@ class Capture:
         packed = cell.pack(*(weight.detach() for weight in weights))
         return kinds.Recur.apply(self._anchor, calls, cell, x, h0, c0, *packed)
 
-    def note_others(self, args: Any, kwargs: Any, result: Any) -> None:
-        """Remembers the parameters among the arguments of a function that K-FAC does not know."""
-        places = [self._positions.get(id(tensor)) for tensor in _tensors((args, kwargs))]
+    def note_others(self, arguments: Any, result: Any) -> None:
+        """Remembers the parameters among arguments that the watched layers do not account for."""
+        places = [self._positions.get(id(tensor)) for tensor in _tensors(arguments)]
         if any(place is not None for place in places) and any(tensor.requires_grad for tensor in _tensors(result)):
             self.others |= {place for place in places if place is not None}
 
@@ -222,26 +231,36 @@ class _Watch(TorchFunctionMode):
         self.capture = capture
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = self._serve(getattr(func, "__name__", ""), args, kwargs or {})
-        if result is None:
-            result = func(*args, **(kwargs or {}))
-            self.capture.note_others(args, kwargs, result)
+        kwargs = kwargs or {}
+        served = self._serve(getattr(func, "__name__", ""), args, kwargs)
+        if served is None:
+            result = func(*args, **kwargs)
+            self.capture.note_others((args, kwargs), result)
+            return result
+        inputs, result = served
+        self.capture.note_others(inputs, result)  # a parameter may be the input of a layer
         return result
 
-    def _serve(self, name: str, args: Any, kwargs: Any) -> Any:
+    def _serve(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Returns the inputs of a layer and what it returns; None if the call is of no layer that is known."""
         capture = self.capture
         if name == "linear" or name in _CONVOLUTIONS:
-            given = [*args, *(kwargs[key] for key in _ARGUMENTS[len(args) :] if key in kwargs)]
-            if len(given) < len(args) + len(kwargs) or any(
-                key not in kwargs for key in _ARGUMENTS[len(args) : len(given)]
-            ):
+            given = {**_DEFAULTS, **dict(zip(_DEFAULTS, args, strict=False)), **kwargs}
+            if len(given) > len(_DEFAULTS):
                 return None
-            return capture.linear(*given) if name == "linear" else capture.convolution(name, given)
-        if name in CELLS and not kwargs:
-            return capture.recurrent(name, args)
-        if name.removesuffix("_cell") in CELLS and not kwargs:
-            return capture.cell(name, args)
-        return None
+            inputs, weight, bias, *shape = given.values()
+            result = (
+                capture.linear(inputs, weight, bias)
+                if name == "linear"
+                else capture.convolution(name, inputs, weight, bias, *shape)
+            )
+        elif name in CELLS and not kwargs:
+            inputs, result = args[:2], capture.recurrent(name, args)
+        elif name.removesuffix("_cell") in CELLS and not kwargs:
+            inputs, result = args[:2], capture.cell(name, args)
+        else:
+            return None
+        return None if result is None else (inputs, result)
 
 
 @contextmanager

@@ -158,11 +158,14 @@ class KroneckerOperator(SymmetricOperator):
         parts = [self.values(layer).flatten() for layer in self.layers]
         return torch.cat(parts + [part.flatten() for part in self._found.diagonal])
 
-    def trace(self, samples: int | None = None, *, generator: torch.Generator | None = None) -> float:
+    def trace(
+        self, samples: int | None = None, *, method: str = "hutch++", generator: torch.Generator | None = None
+    ) -> float:
         """Returns the trace, which is exact and costs no product.
 
         Args:
             samples: Not used.
+            method: Not used.
             generator: Not used.
         """
         return float(self.eigenvalues().double().sum())
@@ -171,19 +174,32 @@ class KroneckerOperator(SymmetricOperator):
         """Returns the root of the sum of all squared entries."""
         return float(self.eigenvalues().double().square().sum().sqrt())
 
-    def log_determinant(self, damping: float = 0.0) -> float:
-        """Returns the logarithm of the determinant of this matrix plus a multiple of the identity.
+    def log_determinant(
+        self,
+        samples: int | None = None,
+        *,
+        shift: float = 0.0,
+        steps: int = 30,
+        generator: torch.Generator | None = None,
+    ) -> float:
+        """Returns the logarithm of the determinant of this matrix plus a multiple of the identity, which is exact.
 
         Args:
-            damping: The multiple.
+            samples: Not used.
+            shift: The multiple.
+            steps: Not used.
+            generator: Not used.
         """
-        return float((self.eigenvalues().double() + damping).log().sum())
+        return float((self.eigenvalues().double() + shift).log().sum())
 
-    def diagonal(self, samples: int | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+    def diagonal(
+        self, samples: int | None = None, *, method: str = "hutchinson", generator: torch.Generator | None = None
+    ) -> Tensor:
         """Returns the diagonal, shape (n,), which is exact and costs no product.
 
         Args:
             samples: Not used.
+            method: Not used.
             generator: Not used.
         """
         out = torch.empty(self.n, dtype=self.dtype, device=self.device)
