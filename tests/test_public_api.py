@@ -69,6 +69,7 @@ def test_a_name_that_is_not_there() -> None:
         "soap",
         "adahessian",
         "sophia",
+        "kbfgs",
         "switch",
         "adam_lbfgs",
     ],

@@ -23,7 +23,8 @@ class Treatment:
         name: Its name in the model, or in the param group if that has names.
         shape: Its shape.
         matrix: Whether it is treated as a matrix.
-        reason: Why: ``matrix``, ``vector``, ``embedding``, ``last matrix`` or ``asked for``.
+        reason: Why: ``matrix``, ``vector``, ``embedding``, ``last matrix`` or ``asked for``; for methods that go by
+            layers ``linear``, ``convolution`` or ``no layer``.
     """
 
     name: str
@@ -61,13 +62,13 @@ def split(
     Returns:
         Treatments by the parameters' ``id``, in the order of the groups.
     """
-    names: dict[int, str] = {}
+    groups = list(groups)
+    names = parameter_names(groups, model)
     embedded: set[int] = set()
     matrices: list[int] = []
     # Under each of their names: a decoder that is tied to the embedding is the last matrix, and an embedding.
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            names.setdefault(id(parameter), f"{prefix}.{name}" if prefix else name)
+    for module in (module for _, module in model.named_modules(remove_duplicate=False)):
+        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 embedded.add(id(parameter))
             if _is_matrix(parameter):
@@ -75,9 +76,8 @@ def split(
     has_last = len(set(matrices)) > 1 and not isinstance(model, FunctionModule)
     output = matrices[-1] if has_last else None
     treatments: dict[int, Treatment] = {}
-    for number, group in enumerate(groups):
-        given = group.get("param_names") or [""] * len(group["params"])
-        for index, (parameter, own) in enumerate(zip(group["params"], given, strict=True)):
+    for group in groups:
+        for parameter in group["params"]:
             key = id(parameter)
             if group["rule"] != "auto":
                 matrix, reason = group["rule"] == "matrix", "asked for"
@@ -89,9 +89,53 @@ def split(
                 matrix, reason = last, "last matrix"
             else:
                 matrix, reason = True, "matrix"
-            name = own or names.get(key, f"{number}.{index}")
-            treatments[key] = Treatment(name, tuple(parameter.shape), matrix, reason)
+            treatments[key] = Treatment(names[key], tuple(parameter.shape), matrix, reason)
     return treatments
+
+
+def parameter_names(groups: Iterable[Mapping[str, Any]], model: nn.Module) -> dict[int, str]:
+    """Returns the names of parameters by their ``id``: the groups' own, else the model's, else their places.
+
+    Args:
+        groups: Param groups.
+        model: The module that the parameters belong to.
+    """
+    known: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        known.setdefault(id(parameter), name)
+    names: dict[int, str] = {}
+    for number, group in enumerate(groups):
+        given = group.get("param_names") or [""] * len(group["params"])
+        for index, (parameter, own) in enumerate(zip(group["params"], given, strict=True)):
+            names[id(parameter)] = own or known.get(id(parameter), f"{number}.{index}")
+    return names
+
+
+def described(rows: Sequence[Treatment], matrix: str, other: str) -> str:
+    """Returns treatments as text, a line for each.
+
+    Args:
+        rows: The treatments.
+        matrix: What matrices are treated by.
+        other: What all else is treated by.
+    """
+    width = max((len(row.name) for row in rows), default=0)
+    kinds = max(len(matrix), len(other))
+    return "\n".join(
+        f"{row.name:<{width}}  {matrix if row.matrix else other:<{kinds}}  {row.shape} ({row.reason})" for row in rows
+    )
+
+
+def split_event(rows: Iterable[Treatment]) -> dict[str, str]:
+    """Returns the event of a first step that names what is treated how.
+
+    Args:
+        rows: The treatments.
+    """
+    shown: dict[bool, list[str]] = {True: [], False: []}
+    for row in rows:
+        shown[row.matrix].append(row.name)
+    return {"event": "split", "matrices": ", ".join(shown[True]), "fallback": ", ".join(shown[False])}
 
 
 def _is_matrix(parameter: Tensor) -> bool:

@@ -13,7 +13,7 @@ from hybridopt.core import ConfigError, option
 from hybridopt.objective import Objective
 from hybridopt.optimizers.adamw_part import adamw, check_betas
 from hybridopt.optimizers.direct_step import DirectConfig, DirectStep
-from hybridopt.optimizers.matrix_split import RULES, Treatment, split
+from hybridopt.optimizers.matrix_split import RULES, Treatment, described, split, split_event
 
 
 @dataclass
@@ -85,14 +85,7 @@ class MatrixStep(DirectStep):
         Args:
             objective: An objective of the model.
         """
-        rows = self.split(objective)
-        width = max((len(row.name) for row in rows), default=0)
-        matrix, other = type(self).__name__, "AdamW"
-        kinds = max(len(matrix), len(other))
-        return "\n".join(
-            f"{row.name:<{width}}  {matrix if row.matrix else other:<{kinds}}  {row.shape} ({row.reason})"
-            for row in rows
-        )
+        return described(self.split(objective), type(self).__name__, "AdamW")
 
     def _split(self, objective: Objective) -> dict[int, Treatment]:
         # Looking through the model takes longer than a step of a small one; nothing changes unless the groups do.
@@ -128,8 +121,7 @@ class MatrixStep(DirectStep):
         self.note(matrices=sum(row.matrix for row in rows), fallbacks=sum(not row.matrix for row in rows))
         if "split_shown" not in self.memory:
             self.memory["split_shown"] = True
-            shown = {kind: ", ".join(row.name for row in rows if row.matrix == kind) for kind in (True, False)}
-            self.report.events.append({"event": "split", "matrices": shown[True], "fallback": shown[False]})
+            self.report.events.append(split_event(rows))
 
     def move_matrices(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
         """Moves the parameters of a group that are treated as matrices.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
+from hybridopt.curvature.likelihood import likelihood_at
 from hybridopt.objective import Objective
 from hybridopt.objective.point import Point
 from hybridopt.optimizers.adamw_part import check_betas
@@ -83,8 +84,6 @@ class Sophia(DiagonalStep):
         """
         if self.config.estimator == "hutchinson":
             return super().diagonal(point, generator)
-        from hybridopt.curvature.likelihood import likelihood_at
-
         likelihood = likelihood_at(point)
         total = 0.0
         for _ in range(self.config.samples):
