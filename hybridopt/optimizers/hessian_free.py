@@ -7,36 +7,51 @@ from dataclasses import dataclass
 
 import torch
 
-from hybridopt.core import option
+from hybridopt.core import CombinationError, option
+from hybridopt.curvature.structural import StructurallyDamped
 from hybridopt.globalization import LevenbergMarquardt
 from hybridopt.linalg import cg
-from hybridopt.linalg.operator import Identity
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import backtrack
-from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
+from hybridopt.optimizers.newton_options import CURVATURES, curvature_at
+from hybridopt.optimizers.preconditioned import PreconditionedConfig, Preconditioning, forget
 
 
 @dataclass
-class HessianFreeConfig(NewtonConfig):
+class HessianFreeConfig(PreconditionedConfig):
     """Options of `HessianFree`.
 
     Attributes:
         damping: First multiple of the identity added to the curvature. Martens starts at 45 on his sums over
             outputs; a mean loss with standardized data wants less.
+        structural_damping: mu, for recurrent nets: the hidden states' squared change is added to the model with
+            weight mu times the damping (Martens and Sutskever 2011, section 3.1). 0 for none.
         warm_start: The inner solve starts from this multiple of the last solution.
         progress_tol: The inner solve stops when the model falls by less than this per iteration, relatively.
         shrink: Factor of the line search.
         max_evaluations: Most trials of the line search.
     """
 
-    curvature: str = option("gauss_newton", choices=["hessian", "gauss_newton"], help="the matrix of the model")
+    curvature: str = option("gauss_newton", choices=CURVATURES, help="the matrix of the model")
     max_cg: int = option(250, ge=1, search=("log", 20, 300), help="most iterations of the inner solver in a step")
     damping: float = option(1.0, gt=0, search=("log", 1e-3, 100.0), help="first multiple of the identity added")
+    structural_damping: float = option(
+        0.0, ge=0, search=[0.0, 0.01, 0.03, 0.1], help="mu: hidden states' change, times damping, in the model"
+    )
     warm_start: float = option(0.95, ge=0, le=1, help="the inner solve starts from this multiple of the last")
     progress_tol: float = option(5e-4, gt=0, help="least relative progress of the model per inner iteration")
     shrink: float = option(0.8, gt=0, lt=1, help="factor of the line search")
     max_evaluations: int = option(60, ge=1, help="most trials of the line search")
+
+    def __post_init__(self) -> None:
+        """Refuses structural damping of another matrix than the Gauss-Newton one."""
+        super().__post_init__()
+        if self.structural_damping and self.curvature not in ("gauss_newton", "fisher"):
+            raise CombinationError(
+                "Structural damping is a Gauss-Newton matrix of the hidden states beside that of the loss: use "
+                f"curvature='gauss_newton', not {self.curvature!r}."
+            )
 
 
 class HessianFree(Optimizer):
@@ -45,7 +60,8 @@ class HessianFree(Optimizer):
     Conjugate gradients on the damped Gauss-Newton matrix, started from the decayed last solution and stopped on the
     model's relative progress (section 4.4); going back over kept iterates as long as the function is lower there
     (section 4.6); then a line search with factor 0.8 and constant 1e-2; damping by the reduction ratio of the step
-    before the line search (section 4.1). Without the paper's optional preconditioner.
+    before the line search (section 4.1). The paper's preconditioner is ``preconditioner="martens"`` (section 4.7); for
+    recurrent nets there is structural damping (Martens and Sutskever 2011).
 
     Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``ratio``, ``damping``,
     ``backtracked`` (how many kept iterates were gone back).
@@ -70,7 +86,9 @@ class HessianFree(Optimizer):
         """
         config, memory = self.config, self.memory
         damping = memory.setdefault("damping", config.damping)
-        with objective.at() as point:
+        structural = config.structural_damping * damping
+        # The keyword only where it is needed: an objective of somebody else's may not know it.
+        with objective.at(hidden=True) if structural else objective.at() as point:
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
             self.note(grad_norm=length, damping=damping)
@@ -80,17 +98,22 @@ class HessianFree(Optimizer):
             # A parameter that was frozen or thawed since makes the last solution one of another space.
             usable = last is not None and last.numel() == gradient.numel() and config.warm_start > 0
             start = config.warm_start * last if usable else None
-            operator = curvature_at(point, config.curvature) + damping * Identity()
+            curvature = curvature_at(point, config.curvature)
+            if structural:
+                curvature = StructurallyDamped(point, structural)
+            system = Preconditioning(self, point, curvature, damping)
             result = cg(
-                operator,
+                system.operator,
                 -gradient,
                 x0=start,
+                preconditioner=system.inverse,
                 rtol=1e-10,
                 max_iter=config.max_cg,
                 stop="progress",
                 progress_tol=config.progress_tol,
                 keep_iterates=True,
             )
+            system.close()
         memory["solution"] = result.solution.clone()
         origin = objective.position()
         kept = result.iterates or [(result.iterations, result.solution, result.model_decrease)]
@@ -139,3 +162,4 @@ class HessianFree(Optimizer):
         """
         self.memory.pop("solution", None)
         self.memory["damping"] = self.config.damping
+        forget(self.memory)

@@ -10,15 +10,15 @@ import torch
 from hybridopt.core import option
 from hybridopt.globalization import LevenbergMarquardt
 from hybridopt.linalg import cg
-from hybridopt.linalg.operator import Identity
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import backtrack, dot
-from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
+from hybridopt.optimizers.newton_options import curvature_at
+from hybridopt.optimizers.preconditioned import PreconditionedConfig, Preconditioning, forget
 
 
 @dataclass
-class NewtonCGConfig(NewtonConfig):
+class NewtonCGConfig(PreconditionedConfig):
     """Options of `NewtonCG`.
 
     Attributes:
@@ -76,10 +76,10 @@ class NewtonCG(Optimizer):
             if not self.can_descend(value, length):
                 return
             first = memory.setdefault("first_grad_norm", length)
-            operator = curvature_at(point, config.curvature)
-            damped = operator + damping * Identity() if damping else operator
+            system = Preconditioning(self, point, curvature_at(point, config.curvature), damping)
             rtol = min(config.forcing, math.sqrt(length / first))
-            result = cg(damped, -gradient, rtol=rtol, max_iter=config.max_cg)
+            result = cg(system.operator, -gradient, preconditioner=system.inverse, rtol=rtol, max_iter=config.max_cg)
+            system.close()
         self.note(inner_iterations=result.iterations, status=str(result.status))
         negative = result.curvature_direction is not None
         if negative:
@@ -115,6 +115,7 @@ class NewtonCG(Optimizer):
             reason: Why the parameters were moved.
         """
         self.memory["damping"] = self.config.damping
+        forget(self.memory)
 
 
 def _ratio(step: float, actual: float, slope: float, model_decrease: float) -> float:

@@ -1,0 +1,114 @@
+"""What the methods share that solve a damped Newton system by preconditioned conjugate gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hybridopt.core import CombinationError, option
+from hybridopt.curvature.preconditioners import Preconditioner, registry
+from hybridopt.linalg.operator import Identity, SymmetricOperator
+from hybridopt.objective import Point
+from hybridopt.optimizers.newton_options import NewtonConfig
+
+if TYPE_CHECKING:
+    from hybridopt.optimizers.base import Optimizer
+
+_KEY = "preconditioner"
+
+
+@dataclass
+class PreconditionedConfig(NewtonConfig):
+    """Options of the methods with a preconditioner.
+
+    Attributes:
+        preconditioner: ``none``, or a name out of `hybridopt.curvature.preconditioners`: ``diagonal``, ``martens``,
+            ``lbfgs``, ``kfac``.
+        preconditioner_size: Products for ``diagonal``, pairs for ``lbfgs``.
+        preconditioner_refresh: It is built again after that many steps.
+        seed: Of the random numbers that it is made from.
+    """
+
+    preconditioner: str = option(
+        "none", search=["none", "martens", "lbfgs"], help="none, diagonal, martens, lbfgs or kfac"
+    )
+    preconditioner_size: int = option(20, ge=1, help="products (diagonal) or pairs (lbfgs) that it is made from")
+    preconditioner_refresh: int = option(1, ge=1, help="steps between two builds of it")
+    seed: int = option(0, ge=0, help="of the random numbers that the preconditioner is made from")
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names, and what cannot be kept for later steps."""
+        if self.preconditioner == "none":
+            return
+        part = registry.get(self.preconditioner)
+        if self.preconditioner_refresh != 1 and not part.lasting:
+            raise CombinationError(
+                f"The preconditioner {self.preconditioner!r} belongs to its step and cannot be kept for "
+                f"{self.preconditioner_refresh}: use preconditioner_refresh=1, or martens or diagonal."
+            )
+
+
+class Preconditioning:
+    """One step's damped system: the operator for the solver, and the preconditioner that goes with it.
+
+    Args:
+        optimizer: Whose config has the options, and in whose memory lies what is kept.
+        point: Where.
+        curvature: The matrix without damping.
+        damping: Multiple of the identity that is added.
+
+    Attributes:
+        operator: The damped matrix.
+        inverse: r -> M^{-1} r, or None.
+    """
+
+    def __init__(self, optimizer: Optimizer, point: Point, curvature: SymmetricOperator, damping: float) -> None:
+        config, memory = optimizer.config, optimizer.memory
+        self._memory = memory
+        self._part: Preconditioner | None = None
+        self.inverse: Callable[[Tensor], Tensor] | None = None
+        if config.preconditioner != "none":
+            self._part = registry.get(config.preconditioner)(config.preconditioner_size)
+            kept: dict[str, Any] = memory.get(_KEY) or {}
+            if kept.get("name") != config.preconditioner or kept.get("n") != curvature.n:
+                kept = {}
+            due = not self._part.lasting or kept.get("age", 0) >= config.preconditioner_refresh
+            if not kept or (due and "learned" not in kept):
+                generator = torch.Generator()
+                if "random" in (memory.get(_KEY) or {}):
+                    generator.set_state(memory[_KEY]["random"].cpu())
+                else:
+                    generator.manual_seed(config.seed)
+                state = self._part.build(point, curvature, generator)
+                kept = {
+                    "name": config.preconditioner,
+                    "n": curvature.n,
+                    "age": 0,
+                    "state": state,
+                    "random": generator.get_state(),
+                }
+            kept["age"] += 1
+            memory[_KEY] = kept
+            self.inverse = self._part.inverse(kept["state"], damping)
+            curvature = self._part.watch(curvature)
+        self.operator = curvature + damping * Identity() if damping else curvature
+
+    def close(self) -> None:
+        """Keeps what the solve has taught."""
+        learned = None if self._part is None else self._part.learn()
+        if learned is not None:
+            self._memory[_KEY] |= {"state": learned, "learned": True}
+
+
+def forget(memory: dict[str, Any]) -> None:
+    """Drops what belongs to the point that was left, but goes on with the random numbers.
+
+    Args:
+        memory: The optimizer's.
+    """
+    if _KEY in memory:
+        memory[_KEY] = {"random": memory[_KEY]["random"]}
