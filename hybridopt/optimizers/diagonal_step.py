@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,12 +49,12 @@ class DiagonalStep(DirectStep):
         bound = objective.bind(self.param_groups)
         bound.renew()
         with bound.at() as point:
-            estimate = self.diagonal(point, self._generator())
+            estimate = self.diagonal(point, self._generator()) if math.isfinite(point.value) else None
         bound.adopt()
         for parameter, gradient in zip(bound.space.parameters, bound.start_gradients, strict=True):
             parameter.grad = gradient
         # A product may be undefined where the gradient is not; such an estimate is dropped, and due again.
-        if bool(torch.isfinite(estimate).all()):
+        if estimate is not None and bool(torch.isfinite(estimate).all()):
             self._estimates = dict(zip(bound.space.parameters, bound.space.tensors(estimate), strict=True))
         self._clip(parameters)
         return bound.start_loss

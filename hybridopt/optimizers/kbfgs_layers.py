@@ -156,8 +156,9 @@ class Seen:
         self.rows += outputs.shape[1]
         self.outputs = self.outputs + outputs.sum(dim=1)
         if inputs:
-            rows = self._inputs(module, x.detach())
-            products = rows.mT @ rows
+            with torch.autocast(x.device.type, enabled=False):
+                rows = self._inputs(module, x.detach())
+                products = rows.mT @ rows
             self.inputs = rows.sum(dim=1) if self.inputs is None else self.inputs + rows.sum(dim=1)
             self.products = products if self.products is None else self.products + products
         h.register_hook(self._backward)
@@ -168,6 +169,7 @@ class Seen:
 
     def _flat(self, h: Tensor) -> Tensor:
         """Outputs of a call as (groups, rows, outputs in a group)."""
+        h = h.to(self.layer.weight.dtype)  # under autocast it may be in half precision
         if self.layer.kind == "linear":
             return h.reshape(1, -1, h.shape[-1])
         if h.dim() == self.layer.weight.dim() - 1:
@@ -176,6 +178,7 @@ class Seen:
 
     def _inputs(self, module: Any, x: Tensor) -> Tensor:
         """Inputs of a call as (groups, rows, columns)."""
+        x = x.to(self.layer.weight.dtype)
         if self.layer.kind == "linear":
             rows = x.reshape(1, -1, x.shape[-1])
         else:
