@@ -15,6 +15,7 @@ from hybridopt.linalg.gltr import gltr
 from hybridopt.linalg.krylov_space import KrylovSpace
 from hybridopt.linalg.lanczos import LanczosResult, lanczos
 from hybridopt.linalg.minres import minres
+from hybridopt.linalg.nystrom import NystromApproximation, nystrom
 from hybridopt.linalg.result import KrylovResult, KrylovStatus
 from hybridopt.linalg.steihaug import steihaug
 
@@ -24,6 +25,7 @@ __all__ = [
     "KrylovStatus",
     "LanczosResult",
     "MinimumEigenpair",
+    "NystromApproximation",
     "capped_cg",
     "cg",
     "cubic_minimize",
@@ -32,5 +34,6 @@ __all__ = [
     "lanczos_product_bound",
     "minimum_eigenpair",
     "minres",
+    "nystrom",
     "steihaug",
 ]

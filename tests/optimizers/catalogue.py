@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 import hybridopt as ho
 
+# Methods whose default matrix is Gauss-Newton's.
+ON_OUTPUTS = ("hessian_free", "gauss_newton", "levenberg_marquardt")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -34,7 +37,7 @@ class Method:
 
     def minimize(self, objective: ho.Objective, **more: Any) -> Any:
         """Creates the optimizer for a plain function, which has no model outputs for a Gauss-Newton matrix."""
-        hessian = {"curvature": "hessian"} if self.name == "hessian_free" else {}
+        hessian = {"curvature": "hessian"} if self.name in ON_OUTPUTS else {}
         return self.create(objective.model.parameters(), **hessian, **more)
 
     @property
@@ -59,6 +62,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "adam_lbfgs": {"at_step": 2},
     "saddle_free_newton": {"subspace": 10},
     "hessian_free": {"max_cg": 20},
+    "nystrom_newton_cg": {"rank": 5, "refresh": 3},
     # Refreshes that a resume falls between.
     "shampoo": {"frequency": 3},
     "soap": {"frequency": 3},
