@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
-from tests.optimizers.catalogue import GLOBALIZED, Method, each, function, names, quadratic, training
+from tests.optimizers.catalogue import GLOBALIZED, ON_OUTPUTS, Method, each, function, names, quadratic, training
 
 DECAY = 0.3
 
@@ -24,7 +24,7 @@ def test_the_same_path_as_with_the_term_in_the_loss(method: Method) -> None:
 
     explicit = ho.Objective(twin.model, regularized, twin.inputs, twin.targets)
     # The Gauss-Newton matrix of a regularizer inside the loss would lack its part; the Hessian has it in both.
-    more: dict[str, Any] = {"curvature": "hessian"} if method.name == "hessian_free" else {}
+    more: dict[str, Any] = {"curvature": "hessian"} if method.name in ON_OUTPUTS else {}
     optimizer = method.create(problem.model.parameters(), weight_decay=DECAY, **more)
     peer = method.create(twin.model.parameters(), **more)
     for _ in range(4):
@@ -58,7 +58,7 @@ def test_groups_decay_by_their_own_strength(method: Method) -> None:
         [torch.zeros(2, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)],
     )
     first, second = objective.model.parameters()
-    more = {"curvature": "hessian"} if method.name == "hessian_free" else {}
+    more = {"curvature": "hessian"} if method.name in ON_OUTPUTS else {}
     optimizer = method.create([{"params": [first], "weight_decay": 2.0}, {"params": [second]}], **more)
     for _ in range(60):
         optimizer.step(objective)
