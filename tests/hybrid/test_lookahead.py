@@ -78,6 +78,31 @@ def test_lbfgs_takes_its_gradient_where_it_was_put() -> None:
         assert float(optimizer.step(problem.objective)) == pytest.approx(value, rel=1e-12)
 
 
+def test_the_inner_optimizer_is_told_that_it_was_moved() -> None:
+    problem = training()
+    learning = {"lr": 0.1, "hypergradient": 1e-3}
+    optimizer = ho.create("lookahead", problem.model.parameters(), inner="sgd", inner_options=learning, period=2)
+    found = []
+    for step in range(4):
+        optimizer.step(problem.batch(step))
+        found.append(any("direction" in state for state in optimizer.state.values()))
+    assert found == [True, False, True, False]
+
+
+def test_a_jump_starts_the_slow_weights_anew() -> None:
+    problem = training(dtype=torch.float64)
+    optimizer = ho.create("lookahead", problem.model.parameters(), period=3)
+    run(optimizer, problem, range(2))
+    bound = problem.objective.bind(optimizer.param_groups)
+    bound.commit(bound.position() + 1.0)
+    optimizer.moved(bound, "escape")
+    here = bound.position()
+    with optimizer.evaluation():
+        assert torch.equal(bound.position(), here)
+    run(optimizer, problem, range(2))
+    assert optimizer.report.synchronised is False  # the period begins anew too
+
+
 def test_the_inner_state_is_kept_or_reset() -> None:
     for how, momentum in (("keep", True), ("reset", False)):
         problem = training()

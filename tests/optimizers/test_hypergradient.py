@@ -110,6 +110,7 @@ def test_the_rate_never_falls_below_zero() -> None:
     optimizer.step(objective)
     assert optimizer.report.rate == 0.0
     assert objective.value() == before
+    assert float(optimizer.memory["learned"][0]) == -2.5  # no debt, so that the rate can rise at once
 
 
 def test_groups_learn_rates_of_their_own_and_zero_holds_still() -> None:

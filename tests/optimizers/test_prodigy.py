@@ -47,7 +47,7 @@ def test_the_algorithm_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"safeguard_warmup": True}, {"bias_correction": True}, {"weight_decay": 0.1}, {"lr": 0.5}],
+    [{}, {"safeguard_warmup": True, "lr": 0.5}, {"bias_correction": True}, {"weight_decay": 0.1}, {"lr": 0.5}],
     ids=str,
 )
 def test_the_same_as_another_implementation(options: dict[str, Any]) -> None:
@@ -107,6 +107,7 @@ def test_a_jump_starts_the_measurement_anew_and_keeps_the_estimate() -> None:
     optimizer.moved(bound, "escape")
     optimizer.step(problem.batch(0))
     assert optimizer.report.distance == pytest.approx(distance)
+    assert float(optimizer.memory["numerator"]) == 0.0  # nothing was gained from the new start yet
 
 
 def test_options_that_are_refused() -> None:
