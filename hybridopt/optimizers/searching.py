@@ -110,6 +110,10 @@ class Searching(Optimizer):
         """Whether the direction has a length of its own; if not, the first trial is short."""
         return True
 
+    def _constants(self) -> tuple[float, float]:
+        """Returns c1 and c2 of the search."""
+        return self.config.c1, self.config.c2
+
     def _directed(self, objective: Objective, direction: Tensor) -> tuple[float, Tensor]:
         """Returns the first trial length and the direction under the groups' rates."""
         return scaled(self, objective, direction)
@@ -230,9 +234,10 @@ class Searching(Optimizer):
         """Searches along the direction."""
         config = self.config
         origin, trial = work["origin"], work["trial"]
+        c1, c2 = self._constants()
         common: dict[str, Any] = {
             "step0": step0,
-            "c1": config.c1,
+            "c1": c1,
             "max_evaluations": config.max_evaluations,
             "noise": noise_floor(value, objective.eps),
         }
@@ -253,7 +258,7 @@ class Searching(Optimizer):
             return LineSearchResult(step0, math.nan, None, None, 0, "fixed")  # type: ignore[arg-type]
         if config.line_search == "armijo":
             return armijo(values, value, slope, **common)
-        options: dict[str, Any] = common | {"c2": config.c2}
+        options: dict[str, Any] = common | {"c2": c2}
         if config.line_search == "nonmonotone":
             options["reference"] = self._reference(objective, value)
         search = {"nonmonotone": nonmonotone, "hager_zhang": hager_zhang, "strong_wolfe": strong_wolfe}
