@@ -260,7 +260,7 @@ def test_what_cannot_be_done_is_refused() -> None:
     odd = problem(
         mlp(), lambda z, t: (z - t).cosh().mean(), torch.randn(3, 4, dtype=DOUBLE), torch.zeros(3, 3).double()
     )
-    with pytest.raises(CombinationError, match=r"kind=propagation.*or kind=exact"):
+    with pytest.raises(CombinationError, match=r"choose the kind 'propagation'.*or 'exact'"):
         KFAC(odd)
     assert max(errors(KFAC(odd, kind="exact"), fisher(odd))) < 1.0
     with pytest.raises(ConfigError, match=r"EKFAC are no products.*rule='exact'"):

@@ -63,8 +63,8 @@ def _likelihood(point: Point, kind: str) -> Likelihood | None:
         if kind in ("exact", "propagation"):
             return None
         raise CombinationError(
-            f"{error} For K-FAC of such a loss choose kind=propagation (one backward pass) or kind=exact, which take "
-            "the loss's own Hessian in the outputs."
+            f"{error} For K-FAC of such a loss choose the kind 'propagation' (one backward pass) or 'exact' (option "
+            "fisher of the optimizers), which take the loss's own Hessian in the outputs."
         ) from error
 
 
