@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from hybridopt.core import option
-from hybridopt.hybrid.switch import Switch, SwitchConfig
+from hybridopt.hybrid.rules import Until
+from hybridopt.hybrid.switch import Stage, Switch
 from hybridopt.optimizers.base import resolve_config
 
 
@@ -49,12 +50,11 @@ class AdamLBFGS(Switch):
 
     def __init__(self, params: Iterable[Any], config: Any = None, *, escape: Any = None, **options: Any) -> None:
         config = resolve_config(type(self), config, options)
-        shared = {field.name for field in fields(SwitchConfig)} & {field.name for field in fields(config)}
-        plan = SwitchConfig(
-            first="adam",
-            second="lbfgs",
-            first_options={"lr": config.lr, "weight_decay": config.weight_decay},
-            second_options={"lr": config.lbfgs_lr, "history": config.history, "weight_decay": config.weight_decay},
-            **{name: getattr(config, name) for name in shared},
+        until = Until(
+            at_step=config.at_step,
+            plateau_window=config.plateau_window,
+            plateau_tolerance=config.plateau_tolerance,
         )
-        self._build(params, plan, config, escape)
+        adam = {"lr": config.lr, "weight_decay": config.weight_decay}
+        lbfgs = {"lr": config.lbfgs_lr, "history": config.history, "weight_decay": config.weight_decay}
+        self._build(params, [Stage("adam", adam, until), Stage("lbfgs", lbfgs, None)], config, escape)

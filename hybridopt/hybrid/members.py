@@ -90,6 +90,11 @@ class Holder(Optimizer):
         """Whether the active member's weight decay is part of the function."""
         return self.active.coupled_decay
 
+    @property
+    def descends(self) -> bool:  # type: ignore[override]
+        """Whether the steps of all members head for lower values."""
+        return all(member.descends for member in self._members)
+
     def _watch(self, objective: Objective, loss: torch.Tensor) -> None:
         """Lets the escape look at a step that was done."""
         if self.escape is not None:
