@@ -144,7 +144,9 @@ class LimitedSR1(SymmetricOperator):
         psi = psi / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
         sizes = _host(lengths)[:, 0]
         gram, along = _host(psi @ psi.t()), _host(psi @ steps.t())
-        middle, self.skipped = _rank_one_updates(gram, along, sizes, _host(steps.square().sum(1)).sqrt(), tolerance)
+        middle, self.skipped = _rank_one_updates(
+            gram, along, sizes, _host(steps.square().sum(1)).sqrt(), tolerance, _resolution(psi)
+        )
         self.basis, self.values = _spectrum(psi, gram, middle, self.sigma)
         self.positive_semidefinite = bool(sigma > 0 and (self.values >= 0).all())
 
@@ -168,7 +170,7 @@ class LimitedSR1(SymmetricOperator):
 
 
 def _rank_one_updates(
-    gram: Tensor, along: Tensor, sizes: Tensor, lengths: Tensor, tolerance: float
+    gram: Tensor, along: Tensor, sizes: Tensor, lengths: Tensor, tolerance: float, resolution: float
 ) -> tuple[Tensor, int]:
     """M in the coordinates of the normalised columns of Psi, and how many pairs were left out.
 
@@ -178,6 +180,7 @@ def _rank_one_updates(
         sizes: By what the columns of Psi were divided, shape (m,).
         lengths: ||s||, shape (m,).
         tolerance: r of Nocedal and Wright's eq. 6.26.
+        resolution: What squares of lengths relative to 1 are known to.
     """
     m = len(gram)
     middle, skipped = torch.zeros_like(gram), 0
@@ -187,7 +190,8 @@ def _rank_one_updates(
         residual[i] += sizes[i]
         denominator = float(residual @ along[:, i])
         size = max(float(residual @ gram @ residual), 0.0) ** 0.5
-        if not abs(denominator) > tolerance * float(lengths[i]) * size:
+        satisfied = size <= resolution**0.5 * float(sizes[i])
+        if satisfied or not abs(denominator) > tolerance * float(lengths[i]) * size:
             skipped += 1
             continue
         middle += torch.outer(residual, residual) / denominator
@@ -199,13 +203,17 @@ def _spectrum(psi: Tensor, gram: Tensor, middle: Tensor, sigma: float) -> tuple[
     if len(gram) == 0:
         return psi.t(), gram.diagonal()
     values, vectors = torch.linalg.eigh(gram)
-    # Products in the vectors' own precision leave directions below its square root undetermined.
-    kept = values > 10 * len(gram) * torch.finfo(psi.dtype).eps * values[-1]
+    kept = values > _resolution(psi) * values[-1]
     root = values[kept].sqrt()
     small = (vectors[:, kept] * root).t() @ middle @ (vectors[:, kept] * root)
     shifts, rotation = torch.linalg.eigh(0.5 * (small + small.t()))
     basis = psi.t() @ ((vectors[:, kept] / root) @ rotation).to(psi)
     return basis, sigma + shifts
+
+
+def _resolution(psi: Tensor) -> float:
+    """To what inner products of normalised vectors in their own precision are known."""
+    return 10.0 * len(psi) * torch.finfo(psi.dtype).eps
 
 
 def _check_pairs(steps: Tensor, changes: Tensor) -> None:

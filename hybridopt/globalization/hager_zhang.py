@@ -171,7 +171,8 @@ class _Search(Trials):
         value0, slope0 = self.origin.value, self.origin.slope
         if not trial.slope >= self.c2 * slope0:
             return False
-        if trial.value <= value0 + self.c1 * trial.step * slope0:
+        # A decrease that is lost in the rounding of the value is none.
+        if trial.value <= value0 + self.c1 * trial.step * slope0 < value0:
             return True
         return trial.value <= value0 + self.noise and trial.slope <= (2 * self.c1 - 1) * slope0
 

@@ -1,0 +1,161 @@
+"""Hager and Zhang's search: its contract at the returned step, forced failures, and its first trials."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hybridopt.core.errors import ConfigError
+from hybridopt.globalization import first_step, hager_zhang, next_step, noise_floor
+
+
+def check_contract(result, phi, slope, value0, slope0, c1, c2, noise=0.0):
+    assert result.status == "converged"
+    assert result.step > 0
+    assert result.value == phi(result.step)
+    assert result.slope == slope(result.step) >= c2 * slope0
+    wolfe = result.value <= value0 + c1 * result.step * slope0
+    approximate = result.value <= value0 + noise and result.slope <= (2 * c1 - 1) * slope0
+    assert wolfe or approximate
+    assert result.payload == ("payload", result.step)
+
+
+@pytest.mark.parametrize("step0", [1e-3, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize(("c1", "c2"), [(0.1, 0.9), (1e-4, 0.1), (0.3, 0.4)])
+def test_contract_at_the_returned_step(smooth, step0, c1, c2, counted):
+    phi, slope = smooth
+    both, steps = counted(phi, slope)
+    result = hager_zhang(both, phi(0.0), slope(0.0), step0=step0, c1=c1, c2=c2, max_evaluations=60)
+    check_contract(result, phi, slope, phi(0.0), slope(0.0), c1, c2)
+    assert result.evaluations == len(steps) <= 35
+
+
+def test_first_trial_that_is_good_costs_one_evaluation(counted, functions):
+    both, _ = counted(*functions["parabola"])
+    result = hager_zhang(both, 1.7**2, -3.4, step0=1.5)
+    assert (result.step, result.evaluations) == (1.5, 1)
+
+
+def test_secant_steps_are_exact_on_a_parabola(counted, functions):
+    both, _ = counted(*functions["parabola"])
+    result = hager_zhang(both, 1.7**2, -3.4, step0=6.0, c1=1e-4, c2=1e-3)
+    assert result.step == pytest.approx(1.7)
+    assert result.evaluations == 2
+
+
+def test_the_minimum_is_found_to_more_digits_than_the_values_tell():
+    # Near t = 1 the values differ by less than their rounding; only the slopes still see the minimum (section 1).
+    def both(t):
+        return 1.0 - 1e-17 * t, 1e-9 * (t - 1.0), t
+
+    noise = noise_floor(1.0, 2.2e-16)
+    result = hager_zhang(both, 1.0, -1e-9, step0=0.01, c1=0.1, c2=0.1, noise=noise)
+    assert result.status == "converged"
+    assert 0.9 <= result.step <= 1.8, "where the slope lies between c2 and 2 c1 - 1 times that at the start"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("wall", [3.0, 0.7, 1e-2, 1e-5, 1e-8])
+def test_minimum_before_a_wall_is_found(bad, wall):
+    minimum = 0.4 * wall
+
+    def both(t):
+        return (bad, bad, None) if t > wall else ((t - minimum) ** 2 / wall, 2 * (t - minimum) / wall, t)
+
+    result = hager_zhang(both, minimum**2 / wall, -0.8, c1=1e-4, c2=0.1)
+    assert result.status == "converged"
+    assert result.slope >= -0.1 * 0.8
+    assert result.value < minimum**2 / wall
+    assert result.payload == result.step <= wall
+
+
+@pytest.mark.parametrize("wall", [0.7, 1e-4])
+def test_falling_into_a_wall_returns_the_best_point_before_it(wall, counted):
+    both, steps = counted(lambda t: math.nan if t > wall else -t, lambda t: math.nan if t > wall else -1.0)
+    result = hager_zhang(both, 0.0, -1.0)
+    assert result.status == "decrease"
+    assert 0.9 * wall <= result.step <= wall
+    assert result.value == -result.step == min(-t for t in steps if t <= wall)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nothing_but_walls_returns_step_zero(bad):
+    result = hager_zhang(lambda t: (bad, bad, "gradient"), 1.0, -1.0, max_evaluations=9)
+    assert (result.status, result.step, result.value, result.slope) == ("no_decrease", 0.0, 1.0, -1.0)
+    assert (result.payload, result.evaluations) == (None, 9)
+
+
+def test_minus_infinity_stops_at_the_last_finite_point(counted):
+    both, steps = counted(lambda t: -math.inf if t > 50 else -t, lambda t: -1.0)
+    result = hager_zhang(both, 0.0, -1.0)
+    assert result.status == "unbounded"
+    assert result.step == max(t for t in steps if t <= 50) > 0
+    assert result.payload == ("payload", result.step)
+    at_once = hager_zhang(lambda t: (-math.inf, math.nan, None), 3.0, -1.0)
+    assert (at_once.status, at_once.step, at_once.value, at_once.evaluations) == ("unbounded", 0.0, 3.0, 1)
+
+
+def test_a_function_that_falls_for_ever_ends_at_the_longest_step(counted):
+    both, steps = counted(lambda t: -t, lambda t: -1.0)
+    result = hager_zhang(both, 0.0, -1.0, max_step=100.0)
+    assert (result.status, result.step) == ("max_step", 100.0)
+    assert max(steps) == 100.0
+
+
+@pytest.mark.parametrize("slope0", [0.0, 1.0])
+def test_ascent_direction_is_refused_without_evaluating(slope0):
+    result = hager_zhang(lambda t: pytest.fail("evaluated"), 1.0, slope0)
+    assert (result.status, result.step, result.value, result.evaluations) == ("not_descent", 0.0, 1.0, 0)
+
+
+@pytest.mark.parametrize(("value0", "slope0"), [(math.nan, -1.0), (-math.inf, -1.0), (1.0, math.nan)])
+def test_non_finite_start_is_refused_without_evaluating(value0, slope0):
+    result = hager_zhang(lambda t: pytest.fail("evaluated"), value0, slope0)
+    assert (result.status, result.step, result.evaluations) == ("non_finite", 0.0, 0)
+
+
+def test_flat_function_with_a_wrong_slope_gives_step_zero():
+    result = hager_zhang(lambda t: (1.0, -1.0, None), 1.0, -1.0, max_step=1e3)
+    assert (result.step, result.value) in [(0.0, 1.0), (1e3, 1.0)]
+    result = hager_zhang(lambda t: (1.0, 2.0, None), 1.0, -1.0)
+    assert (result.status, result.step, result.value) == ("no_decrease", 0.0, 1.0)
+
+
+def test_a_rise_with_a_falling_slope_is_cut_back():
+    # Just before the first trial the function has jumped over a barrier: too high, but the slope points on.
+    def both(t):
+        return (5.0 - 0.1 * t, -0.1, t) if t > 0.5 else ((t - 0.2) ** 2, 2 * (t - 0.2), t)
+
+    result = hager_zhang(both, 0.04, -0.4, c1=0.1, c2=0.2)
+    assert result.status == "converged"
+    assert abs(result.step - 0.2) < 0.05
+
+
+@pytest.mark.parametrize(
+    "options", [{"c1": 0.5}, {"c1": 0.2, "c2": 0.1}, {"c2": 1.0}, {"step0": 0.0}, {"max_step": 0}, {"noise": -1.0}]
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ConfigError):
+        hager_zhang(lambda t: (0.0, 0.0, None), 1.0, -1.0, **options)
+
+
+def test_first_steps_of_the_paper():
+    assert first_step(3.0, 2.0, 5.0) == pytest.approx(0.01 * 5.0 / 2.0)
+    assert first_step(3.0, 2.0, 0.0) == pytest.approx(0.01 * 3.0 / 4.0)
+    assert first_step(0.0, 2.0, 0.0) == pytest.approx(0.5)
+
+
+def test_next_steps_of_the_paper():
+    asked = []
+
+    def value_at(t):
+        asked.append(t)
+        return (t - 0.3) ** 2
+
+    # On a parabola the interpolant is the function itself.
+    assert next_step(value_at, 0.09, -0.6, previous=2.0) == pytest.approx(0.3)
+    assert asked == [0.2]
+    assert next_step(lambda t: 0.1, 0.09, -0.6, previous=2.0) == 4.0  # higher than the start
+    assert next_step(lambda t: -t, 0.0, -1.0, previous=2.0) == 4.0  # no curvature
+    assert next_step(lambda t: math.nan, 0.0, -1.0, previous=2.0) == 4.0
