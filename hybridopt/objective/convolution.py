@@ -98,14 +98,15 @@ class _Backward(torch.autograd.Function):
         if ctx.demand.jacobian:
             want_image = want_weight = False
         if want_cotangent:
+            bias = d_bias  # goes along with whichever convolution comes first
             for x, w in ((d_image, weight), (image, d_weight)):
                 if x is None or w is None:
                     continue
-                part = torch.convolution(x, w, None, stride, padding, dilation, False, [0] * len(stride), groups)
+                part = torch.convolution(x, w, bias, stride, padding, dilation, False, [0] * len(stride), groups)
                 for_cotangent = part if for_cotangent is None else for_cotangent.add_(part)
-            if d_bias is not None:
-                spread = d_bias.view(1, -1, *([1] * len(stride)))
-                for_cotangent = spread.expand_as(cotangent) if for_cotangent is None else for_cotangent.add_(spread)
+                bias = None
+            if for_cotangent is None and d_bias is not None:
+                for_cotangent = d_bias.view(1, -1, *([1] * len(stride))).expand_as(cotangent)
         if want_image and d_weight is not None:
             for_image = _adjoint(cotangent, image, d_weight, shape, groups, [True, False, False])[0]
         if want_weight and d_image is not None:
