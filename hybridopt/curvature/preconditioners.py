@@ -16,6 +16,7 @@ from torch import Tensor
 from hybridopt.core import CombinationError, Registry
 from hybridopt.curvature.empirical_fisher import data_gradients
 from hybridopt.curvature.squares import squared_gradients
+from hybridopt.linalg.nystrom import NystromApproximation, nystrom
 from hybridopt.linalg.operator import SymmetricOperator
 from hybridopt.objective import Point
 
@@ -27,6 +28,7 @@ registry = Registry(
         "diagonal": _HERE + "DiagonalPreconditioner",
         "martens": _HERE + "MartensPreconditioner",
         "lbfgs": _HERE + "LBFGSPreconditioner",
+        "nystrom": _HERE + "NystromPreconditioner",
         "kfac": _HERE + "KFACPreconditioner",
     },
     entry_points="hybridopt.preconditioners",
@@ -174,6 +176,28 @@ class LBFGSPreconditioner(Preconditioner):
         gamma = float(curvatures[kept][-1] / changes[-1].square().sum())
         operator = LimitedBFGS(steps, changes, gamma=gamma, inverse=True)
         return lambda vector: operator @ vector
+
+
+class NystromPreconditioner(Preconditioner):
+    """The damped randomized Nystrom approximation (Frangella, Tropp and Udell 2023), for a few large eigenvalues.
+
+    Args:
+        size: Products, and rank.
+    """
+
+    def build(self, point: Point, curvature: SymmetricOperator, generator: torch.Generator) -> dict[str, Any]:
+        """Makes the sketch; see `Preconditioner.build`."""
+        made = nystrom(
+            curvature, curvature.n, self.size, generator=generator, dtype=curvature.dtype, device=curvature.device
+        )
+        return {"vectors": made.vectors, "values": made.values}
+
+    def inverse(self, state: dict[str, Any], damping: float) -> Inverse | None:
+        """Inverts the damped approximation; see `Preconditioner.inverse`."""
+        made = NystromApproximation(state["vectors"], state["values"])
+        floor = torch.finfo(made.dtype).eps ** 0.5 * float(made.values.max()) or 1.0
+        mu = max(damping, floor)
+        return lambda vector: made.inverse_apply(vector, mu)
 
 
 class KFACPreconditioner(Preconditioner):

@@ -27,16 +27,16 @@ class PreconditionedConfig(NewtonConfig):
 
     Attributes:
         preconditioner: ``none``, or a name out of `hybridopt.curvature.preconditioners`: ``diagonal``, ``martens``,
-            ``lbfgs``, ``kfac``.
-        preconditioner_size: Products for ``diagonal``, pairs for ``lbfgs``.
+            ``lbfgs``, ``nystrom``, ``kfac``.
+        preconditioner_size: Products for ``diagonal`` and ``nystrom``, pairs for ``lbfgs``.
         preconditioner_refresh: It is built again after that many steps.
         seed: Of the random numbers that it is made from.
     """
 
     preconditioner: str = option(
-        "none", search=["none", "martens", "lbfgs"], help="none, diagonal, martens, lbfgs or kfac"
+        "none", search=["none", "martens", "lbfgs"], help="none, diagonal, martens, lbfgs, nystrom or kfac"
     )
-    preconditioner_size: int = option(20, ge=1, help="products (diagonal) or pairs (lbfgs) that it is made from")
+    preconditioner_size: int = option(20, ge=1, help="products (diagonal, nystrom) or pairs (lbfgs) for it")
     preconditioner_refresh: int = option(1, ge=1, help="steps between two builds of it")
     seed: int = option(0, ge=0, help="of the random numbers that the preconditioner is made from")
 
@@ -48,7 +48,7 @@ class PreconditionedConfig(NewtonConfig):
         if self.preconditioner_refresh != 1 and not part.lasting:
             raise CombinationError(
                 f"The preconditioner {self.preconditioner!r} belongs to its step and cannot be kept for "
-                f"{self.preconditioner_refresh}: use preconditioner_refresh=1, or martens or diagonal."
+                f"{self.preconditioner_refresh}: use preconditioner_refresh=1, or martens, diagonal or nystrom."
             )
 
 

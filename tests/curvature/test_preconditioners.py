@@ -95,7 +95,7 @@ def test_every_inverse_is_symmetric_and_positive_definite(name: str):
         assert torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0] > 0
 
 
-@pytest.mark.parametrize("name", ["diagonal", "martens", "kfac"])
+@pytest.mark.parametrize("name", ["diagonal", "martens", "nystrom", "kfac"])
 def test_badly_scaled_systems_take_fewer_iterations(name: str):
     point = badly_scaled().at()
     curvature = point.gauss_newton()
