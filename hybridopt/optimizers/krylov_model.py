@@ -32,7 +32,7 @@ class KrylovModelConfig(NewtonConfig):
     """
 
     max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most iterations of the inner solver in a step")
-    forcing: float = option(0.1, gt=0, lt=1, help="largest relative residual of the inner solve")
+    forcing: float = option(0.5, gt=0, lt=1, search=[0.01, 0.1, 0.5], help="largest relative residual of the inner solve")
     max_trials: int = option(25, ge=1, help="most steps tried on one graph")
     seed: int = option(0, ge=0, help="seed of the random vectors for what the gradient does not see")
 
@@ -68,8 +68,9 @@ class KrylovModelMethod(Optimizer):
     step is solved for again with a smaller region on the same basis, at the price of one evaluation of the function;
     a very good one is tried longer in the same way (Dennis and Schnabel 1996, section 6.4.3), and the lowest is taken.
 
-    Where the gradient vanishes (to 1e-8 in float64, 1e-4 in float32) the Krylov space begins with a random vector, so
-    that negative curvature is found which the gradient does not see, and the step leaves the saddle.
+    Where the gradient vanishes (to 1e-8 in float64, 1e-4 in float32) and the model promises no decrease that could be
+    seen, a Krylov space that begins with a random vector is looked into as well, so that negative curvature is found
+    which the gradient does not see, and the step leaves the saddle.
     """
 
     weight: str
@@ -172,24 +173,28 @@ class KrylovModelMethod(Optimizer):
     def _space(
         self, operator: SymmetricOperator, gradient: Tensor, weight: float, noise: float
     ) -> tuple[KrylovSpace | None, int]:
-        """The Krylov space of the step, or None where nothing leads downhill; and products spent in vain."""
+        """The Krylov space of the step, or None where nothing leads downhill; and products spent on another."""
         generator = torch.Generator()
         if "random" in self.memory:
             generator.set_state(self.memory["random"].cpu())
         else:
             generator.manual_seed(self.config.seed)
-        vanishes = float(gradient.abs().max()) <= default_gtol(gradient.dtype)
-        products = 0
-        if vanishes and not operator.positive_semidefinite:
-            space = KrylovSpace(operator, gradient, generator=generator, random_start=True)
-            result = self.solve(space, gradient, weight, self.config.forcing)
-            self.memory["random"] = generator.get_state()
-            if result.curvature is not None and result.model_decrease > noise:
-                return space, 0
-            products = space.products
-        if not bool(gradient.any()):
-            return None, products
-        return KrylovSpace(operator, gradient, generator=generator), products
+        space = KrylovSpace(operator, gradient, generator=generator) if bool(gradient.any()) else None
+        gtol = default_gtol(gradient.dtype)
+        if operator.positive_semidefinite or float(gradient.abs().max()) > gtol:
+            return space, 0
+        promised = 0.0
+        if space is not None:
+            promised = self.solve(space, gradient, weight, self.config.forcing).model_decrease
+        products = 0 if space is None else space.products
+        if promised > max(noise, gtol * gtol):
+            return space, 0
+        probe = KrylovSpace(operator, gradient, generator=generator, random_start=True)
+        found = self.solve(probe, gradient, weight, self.config.forcing)
+        self.memory["random"] = generator.get_state()
+        if found.curvature is not None and found.model_decrease > max(noise, promised):
+            return probe, products
+        return space, probe.products
 
     def _try(
         self,
