@@ -13,7 +13,9 @@ from hybridopt.globalization.damping import LevenbergMarquardt
 from hybridopt.globalization.hager_zhang import first_step, hager_zhang, next_step
 from hybridopt.globalization.noise import noise_floor
 from hybridopt.globalization.nonmonotone import NonmonotoneReference, nonmonotone
+from hybridopt.globalization.polyak import polyak_rate
 from hybridopt.globalization.search import LineSearchResult, LineSearchStatus
+from hybridopt.globalization.stochastic_armijo import StochasticArmijo
 from hybridopt.globalization.strong_wolfe import strong_wolfe
 from hybridopt.globalization.trust_region import TrustRegion
 
@@ -23,6 +25,7 @@ __all__ = [
     "LineSearchResult",
     "LineSearchStatus",
     "NonmonotoneReference",
+    "StochasticArmijo",
     "TrustRegion",
     "armijo",
     "first_step",
@@ -30,5 +33,6 @@ __all__ = [
     "next_step",
     "noise_floor",
     "nonmonotone",
+    "polyak_rate",
     "strong_wolfe",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hybridopt.core import option
-from hybridopt.globalization import noise_floor
-from hybridopt.globalization.stochastic_armijo import RESETS, StochasticArmijo
+from hybridopt.globalization import StochasticArmijo, noise_floor
+from hybridopt.globalization.stochastic_armijo import RESETS
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot, scaled

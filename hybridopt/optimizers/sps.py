@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import noise_floor
-from hybridopt.globalization.polyak import polyak_rate
+from hybridopt.globalization import noise_floor, polyak_rate
 from hybridopt.optimizers.first_order_base import RateConfig
 from hybridopt.optimizers.multi_tensor import MultiTensor
 from hybridopt.optimizers.tensor_lists import total
