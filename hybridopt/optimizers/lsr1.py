@@ -94,6 +94,9 @@ class LSR1(TrustSR1):
         sy, ss, yy, rs, rr = torch.stack([*products, torch.dot(residual, step), torch.dot(residual, residual)]).tolist()
         if not (ss > 0 and all(map(math.isfinite, (sy, yy, rs, rr)))):
             return False
+        if math.sqrt(rr) <= 10.0 * torch.finfo(step.dtype).eps * math.sqrt(yy):
+            # The matrix knows this pair already.
+            return True
         if not abs(rs) > self.config.tolerance * math.sqrt(ss) * math.sqrt(rr):
             return False
         head = pairs["head"]

@@ -92,8 +92,11 @@ class SR1(TrustSR1):
         if memory["updates"] == 0 and self.config.initial_scale and sy > 0:
             matrix.copy_(torch.eye(len(step), dtype=step.dtype, device=step.device).mul_(yy / sy))
         residual = change - matrix @ step
-        denominator = dot(step, residual)
-        if not abs(denominator) > self.config.tolerance * math.sqrt(ss) * float(torch.linalg.vector_norm(residual)):
+        size, denominator = torch.stack([torch.linalg.vector_norm(residual), torch.dot(step, residual)]).tolist()
+        if size <= 10.0 * torch.finfo(step.dtype).eps * math.sqrt(yy):
+            # The matrix knows this pair already.
+            return True
+        if not abs(denominator) > self.config.tolerance * math.sqrt(ss) * size:
             return False
         matrix.addr_(residual, residual, alpha=1.0 / denominator)
         memory["updates"] += 1
