@@ -175,6 +175,37 @@ def test_a_parameter_that_enters_a_layer_is_in_the_rest() -> None:
     assert made.fallback == ["a.weight"]
 
 
+class Attending(nn.Module):
+    """Attention of a sequence to itself or to its own reverse, with dropout."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, dropout=0.3, batch_first=True), nn.Linear(4, 3)
+        self.crossed = crossed
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = x.flip(1) if self.crossed else x
+        return self.head(self.attention(x, other, other)[0].mean(1))
+
+
+def test_the_projections_of_attention_are_layers() -> None:
+    torch.manual_seed(0)
+    x, t = torch.randn(6, 5, 4, dtype=DOUBLE), torch.randint(0, 3, (6,))
+    objective = problem(Attending(crossed=False), F.cross_entropy, x, t)
+    gradient = objective.space.tensors(objective.value_and_grad()[1])
+    made = KFAC(objective)
+    assert made.fallback == []
+    assert made.parameter_names(made.layers[0]) == ["attention.in_proj_weight", "attention.in_proj_bias"]
+    with capture(objective) as seen:
+        seen.backward(seen.output_gradients)
+        for layer, call in zip(made.layers, seen.calls, strict=True):
+            g = call.gradients()
+            found = torch.einsum("gnpo,gnpi->goi", g, layer.inputs(call, g))
+            torch.testing.assert_close(found, layer.matrix(gradient))
+    crossed = KFAC(problem(Attending(crossed=True), F.cross_entropy, x, t))
+    assert crossed.fallback == ["attention.in_proj_weight", "attention.in_proj_bias"]
+
+
 def test_a_subset_of_the_parameters() -> None:
     objective = problem(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), F.cross_entropy, *features())
     whole = KFAC(objective, kind="exact")

@@ -99,6 +99,19 @@ def test_the_averages_weigh_the_past_by_one_minus_one_over_k() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
 
 
+def test_every_step_draws_anew() -> None:
+    problem = training(dtype=DOUBLE)
+    drawn = []
+    for seed in (0, 0, 1):
+        optimizer = ho.create("kfac", problem.model.parameters(), lr=0.0, average=0.0, seed=seed)
+        for _ in range(2):
+            run(optimizer, problem, range(1), full=True)
+            drawn.append(optimizer.memory["factors"]["outputs"][-1].clone())
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert not any(torch.equal(drawn[0], other) for other in (drawn[1], drawn[4], drawn[5]))
+
+
 def test_corrected_eigenvalues_survive_a_change_of_the_eigenvectors() -> None:
     # With new eigenvectors the moments are the diagonal of what the old ones described.
     problem = training(dtype=DOUBLE)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from hybridopt.curvature.kronecker import calls as kinds
@@ -193,7 +195,8 @@ class Capture:
 
     def run(self) -> None:
         """Runs the model and the loss."""
-        with _Watch(self):
+        # The backend of `Objective.at`, so that dropout within attention draws the same masks.
+        with sdpa_kernel(SDPBackend.MATH), _Watch(self):
             loss, result = self.objective._forward(separate=True)
         outputs = [] if self.objective.loss_fn is None else flatten_outputs(result)
         gradients: Sequence[Tensor | None] = ()
@@ -223,6 +226,14 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
         yield from _tensors(list(nested.values()))
 
 
+# Torch's own attention, without the line that would hand it back to the mode.
+_attention = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda arguments: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
 class _Watch(TorchFunctionMode):
     """Serves the functions that K-FAC knows by those of `calls`."""
 
@@ -232,6 +243,9 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:  # its projections are layers; torch switches the mode off while a function is handled
+                return _attention(*args, **kwargs)
         served = self._serve(getattr(func, "__name__", ""), args, kwargs)
         if served is None:
             result = func(*args, **kwargs)

@@ -230,9 +230,10 @@ class KFAC(KroneckerOperator):
     layers with shared weights; for `nn.RNN`, `nn.GRU`, `nn.LSTM` and their cells the steps are positions at which the
     weights are shared, so that different steps count as independent (`factors` has the formulas). A block is a weight
     with its bias; input and hidden weights of a recurrent layer are two blocks. Layers are recognised by the function
-    calls, so weights written by hand and passed to `F.linear` are seen, and a module that is used twice is one block.
-    Parameters of anything else (normalizations, embeddings, attention, computed weights) have a diagonal, see
-    `fallback` and `describe()`.
+    calls, so weights written by hand and passed to `F.linear` are seen, a module that is used twice is one block, and
+    so are the projections of `nn.MultiheadAttention` (not where keys differ from queries: there its one weight is
+    three). Parameters of anything else (normalizations, embeddings, computed weights) have a diagonal, see `fallback`
+    and `describe()`.
 
     The factors are those of the objective's own loss, whatever its reduction; without regularization.
 
