@@ -68,7 +68,7 @@ def split(
     matrices: list[int] = []
     # Under each of their names: a decoder that is tied to the embedding is the last matrix, and an embedding.
     for module in (module for _, module in model.named_modules(remove_duplicate=False)):
-        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 embedded.add(id(parameter))
             if _is_matrix(parameter):

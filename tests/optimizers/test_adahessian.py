@@ -152,7 +152,7 @@ def test_an_estimate_that_is_not_finite_is_dropped_and_due_again() -> None:
     assert optimizer.report.refreshed
     optimizer.step(objective)
     objective.commit(torch.tensor([0.0, 1.0, -2.0], dtype=torch.float64))
-    for _ in range(2):
+    for _ in range(3):
         optimizer.step(objective)
         assert not optimizer.report.refreshed
         assert torch.isfinite(objective.position()).all()

@@ -65,6 +65,15 @@ def test_where_the_head_is_the_embedding_no_other_matrix_is_taken_for_it() -> No
     assert "head.weight" not in found
 
 
+def test_a_first_layer_that_is_used_again_as_the_last_is_the_last() -> None:
+    model = nn.Sequential()
+    model.first, model.middle = nn.Linear(4, 4), nn.Linear(4, 4)
+    model.last = model.first
+    objective = ho.Objective(model, nn.functional.mse_loss, torch.randn(5, 4), torch.randn(5, 4))
+    found = kinds(ho.create("muon", model.parameters()), objective)
+    assert (found["first.weight"], found["middle.weight"]) == ("not: last matrix", "matrix")
+
+
 def test_a_part_of_the_model_without_the_last_layer_has_none() -> None:
     problem = training()
     optimizer = ho.create("muon", problem.model[0].parameters())

@@ -76,6 +76,21 @@ def test_the_papers_algorithm_on_a_tensor_of_order_three() -> None:
         torch.testing.assert_close(found, w, rtol=1e-10, atol=1e-12)
 
 
+def test_mean_moments_and_gradients_are_corrected_for_their_start() -> None:
+    formula, start = regression(), random_matrix(3, 2)
+    path = trajectory("shampoo", formula, start, 5, **{**PAPER, "beta1": 0.8, "beta2": 0.9})
+    w, left, right, mean = start, torch.zeros(3, 3).double(), torch.zeros(2, 2).double(), torch.zeros(3, 2).double()
+    for step, found in enumerate(path, start=1):
+        g = gradient_of(formula, w)
+        left, right, mean = 0.9 * left + 0.1 * g @ g.T, 0.9 * right + 0.1 * g.T @ g, 0.8 * mean + 0.2 * g
+        roots = [
+            power(moment / (1 - 0.9**step) + PAPER["epsilon"] * torch.eye(len(moment), dtype=torch.float64), -1 / 4)
+            for moment in (left, right)
+        ]
+        w = w - PAPER["lr"] * roots[0] @ (mean / (1 - 0.8**step)) @ roots[1]
+        torch.testing.assert_close(found, w, rtol=1e-9, atol=1e-11)
+
+
 def test_a_vector_that_is_asked_for_has_full_matrix_adagrad() -> None:
     formula, start = lambda x: ((x - 1) ** 4).sum() + x.prod(), random_matrix(4)
     path = trajectory("shampoo", formula, start, 5, rule="matrix", **PAPER)
@@ -214,6 +229,12 @@ def test_moments_that_overflow_leave_the_last_roots_and_say_so() -> None:
             assert all(map(torch.equal, optimizer.state[weight]["roots"][0], last[0]))
         assert objective.value() < before
     assert events[-1] == {"event": "root_failed", "factors": 2}
+
+
+def test_eigenvalues_below_rounding_count_as_rounding() -> None:
+    nearly = torch.diag(torch.tensor([1.0, 1e-30, -1e-18], dtype=torch.float64))
+    root = inverse_root(nearly, 2.0, 0.0, relative=True)
+    torch.testing.assert_close(root.diagonal(), torch.tensor([1.0, 2.0**26, 2.0**26], dtype=torch.float64))
 
 
 def test_a_zero_matrix_has_the_identity_for_a_root() -> None:

@@ -124,6 +124,30 @@ def test_the_basis_stays_orthogonal_and_sorted_and_finds_the_eigenvectors() -> N
         torch.testing.assert_close((found.T @ basis).abs(), torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
+def test_the_order_of_the_basis_does_not_matter() -> None:
+    # Between refreshes a permuted basis with its mean squares is the same method; a refresh sorts both again.
+    objective, twin = (ho.Objective.from_function(regression(), random_matrix(3, 2)) for _ in range(2))
+    optimizers = [ho.create("soap", o.model.parameters(), **{**OPTIONS, "frequency": 3}) for o in (objective, twin)]
+    for step in range(9):
+        for optimizer, own in zip(optimizers, (objective, twin), strict=True):
+            optimizer.step(own)
+        torch.testing.assert_close(twin.position(), objective.position(), rtol=1e-9, atol=1e-9)
+        if step == 4:
+            state, order = optimizers[1].state[next(twin.model.parameters())], torch.tensor([2, 0, 1])
+            state["basis"][0] = state["basis"][0][:, order]
+            state["squares"] = state["squares"][order]
+
+
+def test_the_first_basis_is_sorted() -> None:
+    objective = ho.Objective.from_function(regression(), random_matrix(3, 2))
+    optimizer = ho.create("soap", objective.model.parameters())
+    optimizer.step(objective)
+    state = optimizer.state[next(objective.model.parameters())]
+    for moment, basis in zip(state["moments"], state["basis"], strict=True):
+        values = (basis.T @ moment @ basis).diagonal()
+        assert torch.equal(values, values.sort(descending=True).values)
+
+
 def test_moments_that_overflow_leave_the_last_basis() -> None:
     objective = ho.Objective.from_function(regression(), random_matrix(3, 2))
     optimizer = ho.create("soap", objective.model.parameters(), frequency=1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
-from tests.optimizers.catalogue import Method, assert_same_state, each, flat_state, names, run, training
+from tests.optimizers.catalogue import Method, assert_same_state, each, flat_state, function, names, run, training
 
 STRUCTURED = names("muon", "shampoo", "soap", "adahessian", "sophia", "kbfgs")
 DIRECT = [method for method in STRUCTURED if method.name != "kbfgs"]
@@ -75,6 +75,18 @@ def test_weight_decay_is_decoupled(method: Method) -> None:
         if method.name == "soap" and index % 2 == 0:
             continue  # the first step of a matrix moves nothing, so nothing decays either
         torch.testing.assert_close(plain, decayed, rtol=1e-9, atol=1e-12)
+
+
+@each(DIRECT)
+def test_an_escape_looks_at_the_function_without_the_decoupled_decay(method: Method) -> None:
+    # With the decay in the function the origin would be a minimum.
+    objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, [0.0, 0.0])
+    optimizer = method.create(objective.model.parameters(), weight_decay=10.0, escape="negative_curvature")
+    events = []
+    for _ in range(3):
+        optimizer.step(objective)
+        events += [event["event"] for event in optimizer.report.events]
+    assert "escape_jump" in events
 
 
 @each(STRUCTURED)
