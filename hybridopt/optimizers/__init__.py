@@ -59,6 +59,7 @@ registry = Registry(
         "ekfac": "hybridopt.optimizers.ekfac:EKFAC",
         "switch": "hybridopt.hybrid.switch:Switch",
         "adam_lbfgs": "hybridopt.hybrid.adam_lbfgs:AdamLBFGS",
+        "adam_lbfgs_nncg": "hybridopt.hybrid.adam_lbfgs_nncg:AdamLBFGSNNCG",
         "auto": "hybridopt.hybrid.auto:Auto",
         "swats": "hybridopt.hybrid.swats:SWATS",
         "lookahead": "hybridopt.hybrid.lookahead:Lookahead",

@@ -45,6 +45,22 @@ def test_three_stages_are_the_three_members_alone() -> None:
     assert fresh.active.family == "newton"
 
 
+def test_adam_lbfgs_nncg_is_such_a_switch() -> None:
+    first, second = training(dtype=torch.float64), training(dtype=torch.float64)
+    named = ho.create(
+        "adam_lbfgs_nncg", first.model.parameters(), lr=0.05, at_step=2, lbfgs_steps=2, damping=0.1, rank=4
+    )
+    nncg = {"damping": 0.1, "rank": 4}
+    stages = [
+        {"name": "adam", "options": {"lr": 0.05}, "until": {"at_step": 2}},
+        {"name": "lbfgs", "options": {"history": 100}, "until": {"at_step": 2}},
+        {"name": "nystrom_newton_cg", "options": nncg},
+    ]
+    spelt = ho.create("switch", second.model.parameters(), stages=stages)
+    assert run(named, first, range(7), full=True) == run(spelt, second, range(7), full=True)
+    assert named.report.member == "nystrom_newton_cg"
+
+
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"stages": ["adam"]}, ConfigError, "at least two"),
     ({"stages": ["adam", {"name": "lbfgs", "until": {"at_step": 3}}]}, ConfigError, "no successor"),

@@ -60,6 +60,7 @@ class Method:
 _OPTIONS: dict[str, dict[str, Any]] = {
     "switch": {"at_step": 2, "first_options": {"lr": 1e-2}},
     "adam_lbfgs": {"at_step": 2},
+    "adam_lbfgs_nncg": {"at_step": 2, "lbfgs_steps": 2, "rank": 5, "max_cg": 10},
     # Trials of four steps or so: nothing is undone in the first three.
     "auto": {"portfolio": [{"name": "momentum", "options": {"lr": 0.02}}, "lbfgs"], "trial_cost": 3.5, "run_cost": 3.0},
     "saddle_free_newton": {"subspace": 10},
