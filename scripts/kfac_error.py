@@ -3,7 +3,7 @@
     python scripts/kfac_error.py [--samples N] [--steps T] [--train K] [--json FILE]
 
 For an MLP, a CNN and recurrent networks (read out at the last step, and at every step) it prints the relative Frobenius
-errors ``||approximation - block|| / ||block||`` of K-FAC and EK-FAC with both settings of weight sharing, against the
+errors ``||approximation - block|| / ||block||`` of K-FAC and EK-FAC with every setting of weight sharing, against the
 dense float64 block of the exact Fisher matrix, at initialization and after some steps of Adam. The networks are small
 enough for the dense matrix and the data are random, so the figures say which assumptions hold, not how well a method
 trains.
@@ -27,8 +27,10 @@ from hybridopt.curvature.kronecker import KroneckerOperator
 OPERATORS: dict[str, tuple[type[KFAC], str]] = {
     "kfac expand": (KFAC, "expand"),
     "kfac reduce": (KFAC, "reduce"),
+    "kfac nearest": (KFAC, "nearest"),
     "ekfac expand": (EKFAC, "expand"),
     "ekfac reduce": (EKFAC, "reduce"),
+    "ekfac nearest": (EKFAC, "nearest"),
 }
 
 

@@ -43,7 +43,8 @@ class KroneckerConfig:
         kl_clip: With ``scaling="kl_clip"``, the bound on lr^2 g'd for the gradient g and the direction d.
         fisher: Where the factors come from, see `hybridopt.curvature.KFAC`.
         samples: Draws per datum.
-        setting: ``expand`` or ``reduce``, how shared weights are approximated.
+        setting: ``expand`` or ``reduce``, how shared weights are approximated; ``nearest`` is nearly the Kronecker
+            product that is nearest to each block, and dearer.
         average: Weight of the past in the averages of the factors, at most.
         statistics_every: Steps from one update of the averages to the next.
         refresh_every: Steps from one eigendecomposition to the next; the first three steps all take one.
@@ -61,7 +62,9 @@ class KroneckerConfig:
     kl_clip: float = option(1e-3, gt=0, search=("log", 1e-4, 1e-1), help="bound on the divergence, scaling=kl_clip")
     fisher: str = option("monte_carlo", choices=list(KINDS), help="where the factors come from")
     samples: int = option(1, ge=1, help="draws per datum")
-    setting: str = option("expand", choices=list(SETTINGS), help="how shared weights are approximated")
+    setting: str = option(
+        "expand", choices=list(SETTINGS), search=list(SETTINGS), help="how shared weights are approximated"
+    )
     average: float = option(0.95, ge=0, lt=1, search=[0.8, 0.95, 0.99], help="weight of the past in the averages")
     statistics_every: int = option(1, ge=1, help="steps between updates of the averages")
     refresh_every: int = option(20, ge=1, search=[5, 20, 100], help="steps between eigendecompositions")

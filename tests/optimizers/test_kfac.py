@@ -221,8 +221,9 @@ def test_other_parameters_are_named() -> None:
         {"statistics_every": 2, "refresh_every": 3, "split_every": 4, "damping_every": 2},
         {"scaling": "kl_clip", "lr": 0.1, "fisher": "exact", "setting": "reduce"},
         {"scaling": "none", "lr": 0.05, "fisher": "propagation", "momentum": 0.0},
+        {"setting": "nearest", "refresh_every": 3},
     ],
-    ids=["intervals", "kl_clip", "none"],
+    ids=["intervals", "kl_clip", "none", "nearest"],
 )
 def test_runs_go_on_exactly_within_every_interval(name: str, options: dict[str, Any]) -> None:
     def make(problem: Training) -> Any:
@@ -292,6 +293,12 @@ def test_far_below_first_order_methods_after_as_many_steps(problem: str) -> None
     margin = 0.8 if problem == "autoencoder" else 0.5  # found: 0.66 and 0.60; 0.014 and 0.068, 0.033 and 0.028
     for name in ("kfac", "ekfac"):
         assert trained(make, name) < margin * best, f"{name} against {best:.3g}"
+
+
+@pytest.mark.parametrize("problem", ["gru", "lstm"])
+def test_the_nearest_product_pays_where_steps_are_not_independent(problem: str) -> None:
+    make = PROBLEMS[problem]
+    assert trained(make, "kfac", setting="nearest") < 0.6 * trained(make, "kfac")
 
 
 def test_rescaling_and_momentum_pay() -> None:

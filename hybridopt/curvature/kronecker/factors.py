@@ -6,17 +6,19 @@ exactly or in expectation over the cotangents. Its approximation is A kron G wit
 
     expand:  A = 1/(N P) sum_np a_np a_np'             G = sum_np g_np g_np'
     reduce:  A = 1/N sum_n a_n a_n', a_n = mean_p      G = sum_n g_n g_n', g_n = sum_p g_np
+    nearest: A and G of ``expand``, then one step of the power method for the Kronecker product that is nearest to the
+             block: first A for that G, then G for that A
 
-Without shared weights (P = 1) both are K-FAC (Martens and Grosse 2015, section 3). For a convolution, with the places
-of the image as positions, ``expand`` is KFC (Grosse and Martens 2016: derivatives at different places uncorrelated).
-For a recurrent layer, with the steps as positions, it takes the contributions of different steps as uncorrelated, and
-inputs and gradients as independent of one another and of the time (temporal independence, the simplest of the
-approximations of Martens, Ba and Johnson 2018).
+Without shared weights (P = 1) the first two are K-FAC (Martens and Grosse 2015, section 3). For a convolution, with the
+places of the image as positions, ``expand`` is KFC (Grosse and Martens 2016: derivatives at different places
+uncorrelated). For a recurrent layer, with the steps as positions, it takes the contributions of different steps as
+uncorrelated, and inputs and gradients as independent of one another and of the time (temporal independence, the
+simplest of the approximations of Martens, Ba and Johnson 2018). ``nearest`` makes no such assumption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +28,9 @@ from hybridopt.core import CombinationError
 from hybridopt.curvature.kronecker.calls import Call
 from hybridopt.curvature.kronecker.layers import Layer
 
-SETTINGS = ("expand", "reduce")
+SETTINGS = ("expand", "reduce", "nearest")
 
-# Squared gradients of several positions are summed in pieces of about this many numbers.
+# Gradients of single data are formed in pieces of about this many numbers.
 _CHUNK = 1 << 22
 
 
@@ -38,7 +40,7 @@ def input_factor(layer: Layer, calls: Sequence[Call], setting: str, dtype: torch
     Args:
         layer: Which.
         calls: Its calls.
-        setting: ``expand`` or ``reduce``.
+        setting: Out of `SETTINGS`; ``nearest`` begins as ``expand``.
         dtype: Of the result.
 
     Raises:
@@ -72,7 +74,7 @@ def output_factor(layer: Layer, calls: Sequence[Call], setting: str, dtype: torc
     Args:
         layer: Which.
         calls: Its calls, of which the backward pass reached some.
-        setting: ``expand`` or ``reduce``.
+        setting: Out of `SETTINGS`; ``nearest`` begins as ``expand``.
         dtype: Of the result.
 
     Raises:
@@ -190,24 +192,78 @@ def squared_gradients(layer: Layer, calls: Sequence[Call], basis: Basis) -> Tens
         calls: Its calls, of which a backward pass reached some.
         basis: The basis.
     """
-    dtype = basis.input_vectors.dtype
-    pairs = []
-    for call in calls:
-        gradients = call.gradients()
-        if gradients is None:
-            continue
-        gradients = gradients.to(dtype)
-        rows = gradients @ basis.output_vectors[:, None]
-        pairs.append((rows, layer.inputs(call, gradients) @ basis.input_vectors[:, None]))
-    if len({rows.shape[1] for rows, _ in pairs}) == 1:
-        pairs = [(torch.cat([rows for rows, _ in pairs], dim=2), torch.cat([columns for _, columns in pairs], dim=2))]
     total = torch.zeros_like(basis.values)
-    for rows, columns in pairs:
+    for rows, columns in _pairs(layer, calls, total.dtype):
+        rows, columns = rows @ basis.output_vectors[:, None], columns @ basis.input_vectors[:, None]
         if rows.shape[2] == 1:
             total += rows[:, :, 0].square().mT @ columns[:, :, 0].square()
             continue
-        size = max(1, _CHUNK // total.numel())
-        for start in range(0, rows.shape[1], size):
-            part = slice(start, start + size)
-            total += (rows[:, part].mT @ columns[:, part]).square_().sum(dim=1)
+        for gradients in _data_gradients(rows, columns):
+            total += gradients.square_().sum(dim=1)
     return total
+
+
+def nearest_input_factor(layer: Layer, calls: Sequence[Call], outputs: Tensor) -> Tensor:
+    """Returns ``sum_n D_n' G D_n / ||G||^2`` over the data's gradients D_n, (groups, columns, columns).
+
+    For this G no A makes A kron G nearer to the block in the Frobenius norm: half a step of the power method for the
+    nearest Kronecker product (Van Loan and Pitsianis 1993; for K-FAC: Koroko et al. 2022).
+
+    Args:
+        layer: Which.
+        calls: Its calls, of which a backward pass reached some.
+        outputs: G, (groups, rows, rows).
+    """
+    parts = [_weighted(rows, columns, outputs) for rows, columns in _pairs(layer, calls, outputs.dtype)]
+    return _quotient(sum(parts), outputs)  # type: ignore[arg-type]
+
+
+def nearest_output_factor(layer: Layer, calls: Sequence[Call], inputs: Tensor) -> Tensor:
+    """Returns ``sum_n D_n A D_n' / ||A||^2`` over the data's gradients D_n, (groups, rows, rows).
+
+    Args:
+        layer: Which.
+        calls: Its calls, of which a backward pass reached some.
+        inputs: A, (groups, columns, columns).
+    """
+    parts = [_weighted(columns, rows, inputs) for rows, columns in _pairs(layer, calls, inputs.dtype)]
+    return _quotient(sum(parts), inputs)  # type: ignore[arg-type]
+
+
+def _weighted(rows: Tensor, columns: Tensor, factor: Tensor) -> Tensor:
+    """Returns sum_n D_n' F D_n for D_n = rows_n' columns_n."""
+    if rows.shape[2] == 1:
+        rows, columns = rows[:, :, 0], columns[:, :, 0]
+        weights = ((rows @ factor) * rows).sum(dim=2, keepdim=True)
+        return (weights * columns).mT @ columns
+    parts = [
+        gradients.flatten(1, 2).mT @ (factor[:, None] @ gradients).flatten(1, 2)
+        for gradients in _data_gradients(rows, columns)
+    ]
+    return torch.stack(parts).sum(dim=0)
+
+
+def _quotient(total: Tensor, factor: Tensor) -> Tensor:
+    square = factor.square().sum(dim=(1, 2), keepdim=True)
+    return torch.where(square > 0, total / square, 0.0)
+
+
+def _pairs(layer: Layer, calls: Sequence[Call], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Gradients and inputs of the calls that a backward pass reached: more positions of the same data if possible."""
+    pairs = []
+    for call in calls:
+        gradients = call.gradients()
+        if gradients is not None:
+            gradients = gradients.to(dtype)
+            pairs.append((gradients, layer.inputs(call, gradients)))
+    if len({rows.shape[1] for rows, _ in pairs}) == 1:
+        pairs = [(torch.cat([rows for rows, _ in pairs], dim=2), torch.cat([columns for _, columns in pairs], dim=2))]
+    return pairs
+
+
+def _data_gradients(rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    """Yields the gradients of a few data at a time, (groups, data, rows, columns)."""
+    size = max(1, _CHUNK // (rows.shape[0] * rows.shape[3] * columns.shape[3]))
+    for start in range(0, rows.shape[1], size):
+        part = slice(start, start + size)
+        yield rows[:, part].mT @ columns[:, part]

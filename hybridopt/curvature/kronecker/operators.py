@@ -244,7 +244,9 @@ class KFAC(KroneckerOperator):
             that for any loss that is convex in the outputs, one backward pass per sample. ``"empirical"``: the actual
             targets.
         samples: Draws per datum, for ``monte_carlo`` and ``propagation``.
-        setting: ``"expand"`` or ``"reduce"``, how weight sharing is approximated.
+        setting: ``"expand"`` or ``"reduce"``, how weight sharing is approximated; ``"nearest"``: nearly the Kronecker
+            product that is nearest to the block, at the cost of the gradients of single data for layers with shared
+            weights, and of two more backward passes for each of several cotangents.
         generator: Where random numbers come from; one seeded with 0 when None.
 
     Raises:
@@ -288,6 +290,7 @@ class KFAC(KroneckerOperator):
                 # The same draws again, now in the eigenvectors of the factors that they gave.
                 bases = {layer: self.basis(layer) for layer in self.layers}
                 generator.set_state(before)
+                recipe = Recipe(kind, samples)
                 again = statistics(point, recipe, generator, bases=bases, excluded=found.excluded)
                 found.squares.update(again.squares)
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from hybridopt.core import CombinationError
-from hybridopt.curvature.kronecker.capture import capture
+from hybridopt.curvature.kronecker.calls import Call
+from hybridopt.curvature.kronecker.capture import Capture, capture
 from hybridopt.curvature.kronecker.cotangents import cotangents
-from hybridopt.curvature.kronecker.factors import Basis, input_factor, output_factor, squared_gradients
+from hybridopt.curvature.kronecker.factors import (
+    Basis,
+    input_factor,
+    nearest_input_factor,
+    nearest_output_factor,
+    output_factor,
+    squared_gradients,
+)
 from hybridopt.curvature.kronecker.layers import Layer, layers_of
 from hybridopt.objective import Point
 from hybridopt.objective.micro_batch import MicroBatchedPoint
@@ -78,7 +86,7 @@ class Recipe:
     Attributes:
         kind: See `cotangents`.
         samples: See `cotangents`.
-        setting: ``expand`` or ``reduce``, see `factors`.
+        setting: ``expand``, ``reduce`` or ``nearest``, see `factors`.
     """
 
     kind: str = "monte_carlo"
@@ -114,6 +122,8 @@ def statistics(
     if isinstance(point, Point):
         return _of_piece(point, recipe, generator, bases or {}, excluded)
     total = Statistics()
+    if recipe.setting == "nearest" and len(point.objective.pieces) > 1:
+        raise CombinationError("setting=nearest needs the whole batch at once: use setting=expand with micro-batches.")
     for weight, piece in point.objective.pieces:
         with piece.at() as part:
             own = _of_piece(part, recipe, generator, bases or {}, excluded | total.excluded)
@@ -160,4 +170,45 @@ def _of_piece(
                     made.outputs[layer].add_(output_factor(layer, calls, recipe.setting, space.dtype))
                     if layer in bases:
                         made.squares[layer].add_(squared_gradients(layer, calls, bases[layer]))
+        if recipe.setting == "nearest":
+            _approach(made, layers, seen, columns)
     return made
+
+
+def _approach(
+    made: Statistics, layers: Mapping[Layer, list[Call]], seen: Capture, columns: Sequence[Sequence[Tensor]]
+) -> None:
+    """Takes the factors to nearly the nearest Kronecker product, by two more passes over the cotangents."""
+    start = dict(made.inputs)
+    _renew(
+        made.inputs, layers, seen, columns, lambda layer, calls: nearest_input_factor(layer, calls, made.outputs[layer])
+    )
+    for layer, old in start.items():
+        # The scale of A is free; that of `expand` is the same for all batches, as averages want it.
+        traces = [factor.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] for factor in (old, made.inputs[layer])]
+        made.inputs[layer] = torch.where(traces[1] > 0, made.inputs[layer] * (traces[0] / traces[1]), old)
+    _renew(
+        made.outputs,
+        layers,
+        seen,
+        columns,
+        lambda layer, calls: nearest_output_factor(layer, calls, made.inputs[layer]),
+    )
+
+
+def _renew(
+    factors: dict[Layer, Tensor],
+    layers: Mapping[Layer, list[Call]],
+    seen: Capture,
+    columns: Sequence[Sequence[Tensor]],
+    part: Callable[[Layer, list[Call]], Tensor],
+) -> None:
+    """Replaces factors by sums over the cotangents; what the last backward pass left serves a single one."""
+    total = {layer: torch.zeros_like(factor) for layer, factor in factors.items()}
+    for column in columns:
+        if len(columns) > 1:
+            seen.backward(column)
+        for layer, calls in layers.items():
+            if any(call.raw is not None for call in calls):
+                total[layer].add_(part(layer, calls))
+    factors.update(total)
