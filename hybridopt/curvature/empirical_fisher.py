@@ -81,7 +81,7 @@ def data_gradients(
         point: Where.
         reduction: ``"mean"`` or ``"sum"``, how the loss treats the data; None to find out.
         strict: Whether to refuse data that are coupled, which have no gradients of their own but rows of the loss's
-            derivative nevertheless.
+            derivative nevertheless, and losses whose reduction is not clear; else they are taken for means.
 
     Returns:
         The reduction; ``sqrt(N) dL/dz`` (``dL/dz`` for a sum), one tensor per output; of each output, the dimension
@@ -115,7 +115,13 @@ def data_gradients(
             "The loss couples the data of a batch (its derivative at one datum depends on another's outputs), so "
             "single data have no gradients. Take the Gauss-Newton matrix."
         )
-    reduction = _reduction(point, dimensions) if reduction is None else reduction
+    if reduction is None:
+        try:
+            reduction = _reduction(point, dimensions)
+        except CombinationError:
+            if strict:
+                raise
+            reduction = "mean"
     scale = samples**0.5 if reduction == "mean" else 1.0
     return reduction, [scale * gradient for gradient in gradients], dimensions
 
@@ -141,7 +147,7 @@ def _reduction(point: Point, dimensions: list[int]) -> str:
             return leaf
         if id(leaf) in place:
             return torch.cat([leaf, leaf], place[id(leaf)])
-        return torch.cat([leaf, leaf]) if leaf.dim() and leaf.shape[0] == samples else leaf
+        return torch.cat([leaf, leaf], leaf.shape.index(samples)) if samples in leaf.shape else leaf
 
     doubled, targets = tree_map(twice, (structure, objective.targets))
     before = RandomState(point.space.device)
@@ -150,6 +156,11 @@ def _reduction(point: Point, dimensions: list[int]) -> str:
             loss_fn = objective.loss_fn
             assert loss_fn is not None
             value = float(loss_fn(doubled) if targets is None else loss_fn(doubled, targets))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise CombinationError(
+            "Whether the loss is a mean or a sum over the data cannot be found out, as it does not take every datum "
+            f"twice: {str(error).splitlines()[0]} Say reduction='mean' or 'sum'."
+        ) from error
     finally:
         before.restore()
     once = float(point.loss)

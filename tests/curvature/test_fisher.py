@@ -211,6 +211,21 @@ def test_empirical_refuses_an_unclear_reduction():
     assert EmpiricalFisher(objective, reduction="sum").n == objective.space.n
 
 
+def test_empirical_where_data_are_not_in_the_first_dimension():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 3).double()
+    inputs, targets = torch.randn(4, 5, 2, dtype=FLOAT), torch.randn(4, 5, 3, dtype=FLOAT)  # steps, data, features
+    fisher = EmpiricalFisher(Objective(model, F.mse_loss, inputs, targets, samples=5))
+    rows = single_gradients(model, F.mse_loss, inputs.transpose(0, 1), targets.transpose(0, 1))
+    torch.testing.assert_close(fisher.dense(), rows.T @ rows / 5, rtol=1e-10, atol=1e-13)
+
+    def fixed(z: Tensor, t: Tensor) -> Tensor:
+        return (z - t.reshape(4, 5, 3)).square().mean()
+
+    with pytest.raises(CombinationError, match="does not take every datum twice"):
+        EmpiricalFisher(Objective(model, fixed, inputs, targets, samples=5))
+
+
 def test_options_are_checked():
     objective = objective_of(BY_NAME["mlp_tanh"])
     with pytest.raises(ConfigError, match="kind must be"):

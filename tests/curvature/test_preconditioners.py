@@ -141,6 +141,19 @@ def test_lbfgs_pairs_of_all_directions_are_the_inverse_under_any_damping():
     assert after.iterations <= 6
 
 
+def test_lbfgs_is_the_bfgs_matrix_of_its_pairs_with_the_damping():
+    half = torch.randn(7, 7, dtype=FLOAT, generator=generator())
+    part = registry.get("lbfgs")(4)
+    cg(part.watch(Dense(half @ half.T)), torch.ones(7, dtype=FLOAT), max_iter=4)
+    state = part.learn()
+    steps, changes = state["steps"], state["changes"] + 0.7 * state["steps"]
+    wanted = torch.eye(7, dtype=FLOAT) * (steps[-1] @ changes[-1]) / (changes[-1] @ changes[-1])
+    for s, y in zip(steps, changes, strict=True):
+        left = torch.eye(7, dtype=FLOAT) - torch.outer(s, y) / (s @ y)
+        wanted = left @ wanted @ left.T + torch.outer(s, s) / (s @ y)
+    torch.testing.assert_close(as_matrix(part.inverse(state, 0.7), 7), wanted)
+
+
 def test_lbfgs_keeps_pairs_at_even_distances():
     part = registry.get("lbfgs")(4)
     operator = part.watch(Dense(torch.diag(torch.arange(1.0, 41.0, dtype=FLOAT))))
