@@ -79,14 +79,14 @@ class DiagonalStep(DirectStep):
         Returns:
             Shape (n,).
         """
-        space, total = point.space, 0.0
+        space, hessian, total = point.space, point.hessian(), 0.0
         for _ in range(self.config.samples):
             if self.config.probes == "rademacher":
                 probe = 2 * torch.randint(0, 2, (space.n,), generator=generator, dtype=torch.int8) - 1
             else:
                 probe = torch.randn(space.n, generator=generator)
             probe = probe.to(space.device, space.dtype)
-            total = total + probe * point.hessian_product(probe)
+            total = total + probe * (hessian @ probe)
         self.memory["random"] = generator.get_state()
         return total / self.config.samples
 

@@ -66,7 +66,9 @@ class KBFGS(Optimizer):
     its entries; here, as in the paper, by the one of the bias.
 
     `nn.Linear` and `nn.Conv1d` to `nn.Conv3d` (groups too) have such matrices. All other parameters take the mean
-    gradient itself; `split` and `describe` show which. A step into a loss that is not finite is undone.
+    gradient itself, and so do layers that the model goes around (by calling `F.linear` with their weights, say). Of
+    these `split` and `describe` cannot know; the event and the report say what was seen. A step into a loss that is
+    not finite is undone.
 
     Report: ``layers`` and ``fallbacks`` (how many layers, and parameters outside of them), ``evaluations``; in the
     first step an event ``split`` with the names.
@@ -100,10 +102,10 @@ class KBFGS(Optimizer):
         self.note(grad_norm=length)
         if not self.can_descend(value, length):
             return
-        self._show(objective, layers)
+        seen = [one for one in before if one.complete]
+        self._show(objective, [one.layer for one in seen])
         means = self._mean_gradients(space.parameters, space.tensors(gradient))
         direction = {id(p): mean * self.config.fallback_rate for p, mean in zip(space.parameters, means, strict=True)}
-        seen = [one for one in before if one.complete]
         for one in seen:
             self._see_inputs(one)
             layer = one.layer

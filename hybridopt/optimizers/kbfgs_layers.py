@@ -69,8 +69,8 @@ def layers_of(model: nn.Module, parameters: Sequence[Tensor], largest: int) -> l
     """Returns the layers of a model whose weights are among some parameters.
 
     These are `nn.Linear` and `nn.Conv1d` to `nn.Conv3d` with zero padding, whose weights are parameters themselves (not
-    computed, as weight normalization does). A weight in several modules is one layer. A bias belongs to it if it is the
-    bias of all of them and of no other.
+    computed, as weight normalization does), and which are called (as those in `nn.MultiheadAttention` are not). A
+    weight in several modules is one layer. A bias belongs to it if it is the bias of all of them and of no other.
 
     Args:
         model: The model.
@@ -80,7 +80,12 @@ def layers_of(model: nn.Module, parameters: Sequence[Tensor], largest: int) -> l
     wanted = {id(parameter) for parameter in parameters}
     users: dict[int, list[nn.Module]] = defaultdict(list)
     partners: dict[int, set[int]] = defaultdict(set)
+    bypassed = {
+        id(part) for owner in model.modules() if isinstance(owner, nn.MultiheadAttention) for part in owner.modules()
+    }
     for module in model.modules():
+        if id(module) in bypassed:
+            continue
         weight = module._parameters.get("weight")
         if weight is None or id(weight) not in wanted or not _supported(module):
             continue

@@ -107,6 +107,30 @@ def test_which_parameters_have_a_layer() -> None:
     assert {row.name for row in small.split(objective) if row.matrix} == {"first.weight"}
 
 
+def test_layers_that_the_model_goes_around_take_the_mean_gradient() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.by_hand, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.attention(x, x, x, need_weights=False)[0]
+            return self.last(torch.tanh(nn.functional.linear(x, self.by_hand.weight))).mean(1)
+
+    torch.manual_seed(0)
+    model = Around().double()
+    inputs, targets = torch.randn(6, 5, 4, dtype=torch.float64), torch.randint(3, (6,))
+    objective = ho.Objective(model, nn.functional.cross_entropy, inputs, targets)
+    optimizer = ho.create("kbfgs", model.parameters(), momentum=0.0, lr=0.1)
+    assert not any(row.matrix for row in optimizer.split(objective) if row.name.startswith("attention"))
+    before = model.by_hand.weight.detach().clone()
+    optimizer.step(objective)
+    assert optimizer.report.layers == 1
+    assert optimizer.report.events[0]["matrices"] == "last.weight, last.bias"
+    torch.testing.assert_close(model.by_hand.weight.detach(), before - 0.1 * model.by_hand.weight.grad)
+
+
 def test_the_bfgs_update_is_the_product_form() -> None:
     h, s, y = random_matrix(2, 4, 4), random_matrix(2, 4, seed=1), random_matrix(2, 4, seed=2)
     h = h @ h.mT

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
+from hybridopt.core import ObjectiveError
 from tests.optimizers.catalogue import Method, assert_same_state, each, flat_state, function, names, run, training
 
 STRUCTURED = names("muon", "shampoo", "soap", "adahessian", "sophia", "kbfgs")
@@ -54,6 +55,24 @@ def test_clipping_is_that_of_the_gradient(method: Method) -> None:
     for mine, other in zip(problem.model.parameters(), twin.model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
     assert optimizer.report.grad_norm == pytest.approx(0.05, rel=1e-4)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 3))
+    objective = ho.Objective(model, nn.functional.cross_entropy, torch.arange(6), torch.randint(3, (6,)))
+    with pytest.raises(ObjectiveError, match=r"Muon does not take sparse gradients.*sparse=False"):
+        ho.create("muon", model.parameters()).step(objective)
+
+
+# Gradients of low rank leave SOAP's basis undetermined in their null space, where rounding decides.
+@each([method for method in DIRECT if method.name != "soap"])
+def test_in_micro_batches_the_steps_are_the_same(method: Method) -> None:
+    problem, twin = training(dtype=torch.float64), training(dtype=torch.float64)
+    optimizer, other = (method.create(p.model.parameters()) for p in (problem, twin))
+    for _ in range(3):
+        optimizer.step(problem.objective)
+        other.step(twin.objective.in_micro_batches(7))
+    torch.testing.assert_close(twin.objective.position(), problem.objective.position(), rtol=1e-6, atol=1e-8)
 
 
 @each(DIRECT)
