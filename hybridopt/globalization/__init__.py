@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hybridopt.globalization.armijo import armijo
 from hybridopt.globalization.cubic import AdaptiveCubic
+from hybridopt.globalization.curvilinear import curvilinear
 from hybridopt.globalization.damping import LevenbergMarquardt
 from hybridopt.globalization.hager_zhang import first_step, hager_zhang, next_step
 from hybridopt.globalization.noise import noise_floor
@@ -28,6 +29,7 @@ __all__ = [
     "StochasticArmijo",
     "TrustRegion",
     "armijo",
+    "curvilinear",
     "first_step",
     "hager_zhang",
     "next_step",

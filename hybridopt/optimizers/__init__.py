@@ -48,6 +48,7 @@ registry = Registry(
         "newton_mr": "hybridopt.optimizers.newton_mr:NewtonMR",
         "capped_newton_cg": "hybridopt.optimizers.capped_newton_cg:CappedNewtonCG",
         "nystrom_newton_cg": "hybridopt.optimizers.nystrom_newton_cg:NystromNewtonCG",
+        "curvilinear_newton": "hybridopt.optimizers.curvilinear_newton:CurvilinearNewton",
         "saddle_free_newton": "hybridopt.optimizers.saddle_free_newton:SaddleFreeNewton",
         "muon": "hybridopt.optimizers.muon:Muon",
         "shampoo": "hybridopt.optimizers.shampoo:Shampoo",

@@ -64,6 +64,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     # Trials of four steps or so: nothing is undone in the first three.
     "auto": {"portfolio": [{"name": "momentum", "options": {"lr": 0.02}}, "lbfgs"], "trial_cost": 3.5, "run_cost": 3.0},
     "saddle_free_newton": {"subspace": 10},
+    "curvilinear_newton": {"subspace": 10},
     "hessian_free": {"max_cg": 20},
     "nystrom_newton_cg": {"rank": 5, "refresh": 3},
     # Refreshes that a resume falls between.
