@@ -44,7 +44,8 @@ class KroneckerConfig:
         fisher: Where the factors come from, see `hybridopt.curvature.KFAC`.
         samples: Draws per datum.
         setting: ``expand`` or ``reduce``, how shared weights are approximated; ``nearest`` is nearly the Kronecker
-            product that is nearest to each block, and dearer.
+            product that is nearest to each block, and dearer; ``auto`` is that for recurrent layers, whose steps are
+            far from independent, and ``expand`` for all others.
         average: Weight of the past in the averages of the factors, at most.
         statistics_every: Steps from one update of the averages to the next.
         refresh_every: Steps from one eigendecomposition to the next; the first three steps all take one.
@@ -63,7 +64,7 @@ class KroneckerConfig:
     fisher: str = option("monte_carlo", choices=list(KINDS), help="where the factors come from")
     samples: int = option(1, ge=1, help="draws per datum")
     setting: str = option(
-        "expand", choices=list(SETTINGS), search=list(SETTINGS), help="how shared weights are approximated"
+        "auto", choices=list(SETTINGS), search=list(SETTINGS), help="how shared weights are approximated"
     )
     average: float = option(0.95, ge=0, lt=1, search=[0.8, 0.95, 0.99], help="weight of the past in the averages")
     statistics_every: int = option(1, ge=1, help="steps between updates of the averages")

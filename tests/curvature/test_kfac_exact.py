@@ -254,6 +254,28 @@ def test_micro_batches_change_nothing(operator: type[KFAC]) -> None:
     torch.testing.assert_close(pieces.dense(), whole.dense(), rtol=1e-9, atol=1e-12)
 
 
+def test_auto_is_nearest_for_recurrent_layers_only() -> None:
+    torch.manual_seed(0)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.read = nn.Linear(3, 3), Sequence(nn.GRU, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(self.first(x))
+
+    objective = classification(Both(), torch.randn(6, 4, 3, dtype=DOUBLE), 2)
+    made, nearest, expand = (KFAC(objective, kind="exact", setting=name) for name in ("auto", "nearest", "expand"))
+    assert [layer.kind for layer in made.layers] == ["linear", "recurrent", "recurrent", "linear"]
+    for layer in made.layers:
+        wanted = nearest if layer.kind == "recurrent" else expand
+        for found, expected in zip(made.factors(layer), wanted.factors(layer), strict=True):
+            torch.testing.assert_close(found, expected)
+    pieces = KFAC(objective.in_micro_batches(4), kind="exact", setting="auto")
+    torch.testing.assert_close(pieces.dense(), expand.dense())
+
+
 def test_the_nearest_product_needs_the_whole_batch() -> None:
     with pytest.raises(CombinationError, match="setting=nearest needs the whole batch"):
         KFAC(APPROXIMATE["cnn"]().in_micro_batches(3), setting="nearest")

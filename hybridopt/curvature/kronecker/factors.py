@@ -8,6 +8,7 @@ exactly or in expectation over the cotangents. Its approximation is A kron G wit
     reduce:  A = 1/N sum_n a_n a_n', a_n = mean_p      G = sum_n g_n g_n', g_n = sum_p g_np
     nearest: A and G of ``expand``, then one step of the power method for the Kronecker product that is nearest to the
              block: first A for that G, then G for that A
+    auto:    nearest for recurrent layers (but expand in micro-batches), expand for all others
 
 Without shared weights (P = 1) the first two are K-FAC (Martens and Grosse 2015, section 3). For a convolution, with the
 places of the image as positions, ``expand`` is KFC (Grosse and Martens 2016: derivatives at different places
@@ -28,7 +29,7 @@ from hybridopt.core import CombinationError
 from hybridopt.curvature.kronecker.calls import Call
 from hybridopt.curvature.kronecker.layers import Layer
 
-SETTINGS = ("expand", "reduce", "nearest")
+SETTINGS = ("expand", "reduce", "nearest", "auto")
 
 # Gradients of single data are formed in pieces of about this many numbers.
 _CHUNK = 1 << 22
@@ -40,7 +41,7 @@ def input_factor(layer: Layer, calls: Sequence[Call], setting: str, dtype: torch
     Args:
         layer: Which.
         calls: Its calls.
-        setting: Out of `SETTINGS`; ``nearest`` begins as ``expand``.
+        setting: ``expand``, ``reduce``, or ``nearest``, which begins as ``expand``.
         dtype: Of the result.
 
     Raises:
@@ -74,7 +75,7 @@ def output_factor(layer: Layer, calls: Sequence[Call], setting: str, dtype: torc
     Args:
         layer: Which.
         calls: Its calls, of which the backward pass reached some.
-        setting: Out of `SETTINGS`; ``nearest`` begins as ``expand``.
+        setting: ``expand``, ``reduce``, or ``nearest``, which begins as ``expand``.
         dtype: Of the result.
 
     Raises:

@@ -246,7 +246,8 @@ class KFAC(KroneckerOperator):
         samples: Draws per datum, for ``monte_carlo`` and ``propagation``.
         setting: ``"expand"`` or ``"reduce"``, how weight sharing is approximated; ``"nearest"``: nearly the Kronecker
             product that is nearest to the block, at the cost of the gradients of single data for layers with shared
-            weights, and of two more backward passes for each of several cotangents.
+            weights, and of two more backward passes for each of several cotangents; ``"auto"``: that for recurrent
+            layers only, ``expand`` for all others.
         generator: Where random numbers come from; one seeded with 0 when None.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -86,12 +86,22 @@ class Recipe:
     Attributes:
         kind: See `cotangents`.
         samples: See `cotangents`.
-        setting: ``expand``, ``reduce`` or ``nearest``, see `factors`.
+        setting: Out of `SETTINGS`, see `factors`.
     """
 
     kind: str = "monte_carlo"
     samples: int = 1
     setting: str = "expand"
+
+    def setting_of(self, layer: Layer) -> str:
+        """Returns ``expand``, ``reduce`` or ``nearest``.
+
+        Args:
+            layer: Any.
+        """
+        if self.setting != "auto":
+            return self.setting
+        return "nearest" if layer.kind == "recurrent" else "expand"
 
 
 def statistics(
@@ -122,8 +132,12 @@ def statistics(
     if isinstance(point, Point):
         return _of_piece(point, recipe, generator, bases or {}, excluded)
     total = Statistics()
-    if recipe.setting == "nearest" and len(point.objective.pieces) > 1:
-        raise CombinationError("setting=nearest needs the whole batch at once: use setting=expand with micro-batches.")
+    if len(point.objective.pieces) > 1:
+        if recipe.setting == "nearest":
+            raise CombinationError(
+                "setting=nearest needs the whole batch at once: use setting=expand with micro-batches."
+            )
+        recipe = replace(recipe, setting="reduce" if recipe.setting == "reduce" else "expand")
     for weight, piece in point.objective.pieces:
         with piece.at() as part:
             own = _of_piece(part, recipe, generator, bases or {}, excluded | total.excluded)
@@ -155,7 +169,7 @@ def _of_piece(
             torch.zeros(space.shapes[place], dtype=space.dtype, device=space.device) for place in made.rest
         ]
         for layer, calls in layers.items():
-            made.inputs[layer] = factor = input_factor(layer, calls, recipe.setting, space.dtype)
+            made.inputs[layer] = factor = input_factor(layer, calls, recipe.setting_of(layer), space.dtype)
             rows = space.shapes[layer.positions[0]][0] // layer.groups
             made.outputs[layer] = factor.new_zeros(layer.groups, rows, rows)
             if layer in bases:
@@ -167,11 +181,15 @@ def _of_piece(
                     total.add_(gradient.to(space.dtype).square())
             for layer, calls in layers.items():
                 if any(call.raw is not None for call in calls):
-                    made.outputs[layer].add_(output_factor(layer, calls, recipe.setting, space.dtype))
+                    made.outputs[layer].add_(output_factor(layer, calls, recipe.setting_of(layer), space.dtype))
                     if layer in bases:
                         made.squares[layer].add_(squared_gradients(layer, calls, bases[layer]))
-        if recipe.setting == "nearest":
-            _approach(made, layers, seen, columns)
+        _approach(
+            made,
+            {layer: calls for layer, calls in layers.items() if recipe.setting_of(layer) == "nearest"},
+            seen,
+            columns,
+        )
     return made
 
 
@@ -179,7 +197,7 @@ def _approach(
     made: Statistics, layers: Mapping[Layer, list[Call]], seen: Capture, columns: Sequence[Sequence[Tensor]]
 ) -> None:
     """Takes the factors to nearly the nearest Kronecker product, by two more passes over the cotangents."""
-    start = dict(made.inputs)
+    start = {layer: made.inputs[layer] for layer in layers}
     _renew(
         made.inputs, layers, seen, columns, lambda layer, calls: nearest_input_factor(layer, calls, made.outputs[layer])
     )
@@ -204,8 +222,8 @@ def _renew(
     part: Callable[[Layer, list[Call]], Tensor],
 ) -> None:
     """Replaces factors by sums over the cotangents; what the last backward pass left serves a single one."""
-    total = {layer: torch.zeros_like(factor) for layer, factor in factors.items()}
-    for column in columns:
+    total = {layer: torch.zeros_like(factors[layer]) for layer in layers}
+    for column in columns if layers else ():
         if len(columns) > 1:
             seen.backward(column)
         for layer, calls in layers.items():
