@@ -5,7 +5,8 @@
 1. Full batch, float64, through `hybridopt.minimize`: the cost in gradient-equivalents at which the saddle (and those
    after it) had been left, or the status with which the run ended. A success above the goal is counted as false, but
    for points that the certificate calls degenerate.
-2. Mini-batches of 32: the same with the loss on all data.
+2. Mini-batches of 32: the same with the loss on all data; else the lowest value met, with `left` where that is
+   at least half way from the saddle's to the goal.
 3. At a minimum of noisy data, on mini-batches: how many jumps were kept, and how many of those left the loss on all
    data higher than it had been.
 4. Gradient descent and its perturbed form on the octopus function from random starts (Du et al. 2017).
@@ -33,7 +34,7 @@ from hybridopt.tasks.saddles import SaddleProblem, problem
 
 METHODS = (
     "sgd", "momentum", "adam", "lbfgs", "bfgs", "newton_cg", "trust_newton_cg", "hessian_free", "saddle_free_newton",
-    "trust_gltr", "cubic_newton", "capped_newton_cg", "newton_mr",
+    "curvilinear_newton", "trust_gltr", "cubic_newton", "capped_newton_cg", "newton_mr",
 )  # fmt: skip
 ESCAPES = ("none", "perturbation", "negative_curvature", "neon", "noisy_gradient")
 REQUIRED = ("perturbation", "negative_curvature")
@@ -126,6 +127,7 @@ def minimized(method: str, escape: str, entry: SaddleProblem, seed: int) -> dict
         "escape": escape,
         "seed": seed,
         "left": left,
+        "reached": left,
         "cost": result.cost["gradient_equivalents"],
         "steps": result.n_iter,
         "value": value,
@@ -169,9 +171,7 @@ def mini_batch(
     """Steps on mini-batches from each saddle and prints what it cost to leave it."""
     rows = []
     for escape in [name for name in escapes if name in ("none", *REQUIRED)] if names else []:
-        print(
-            f"\n2. batches of {BATCH}, escape {escape}: gradient-equivalents (of all data) until the goal, else value"
-        )
+        print(f"\n2. batches of {BATCH}, escape {escape}: gradient-equivalents until the goal, else lowest value")
         print(f"{'':19}" + "".join(f"{name[:11]:>12}" for name in names))
         for method in methods:
             line = f"{method:19}"
@@ -197,13 +197,14 @@ def stepped(method: str, escape: str, entry: SaddleProblem, seed: int, steps: in
     steps = steps if method in ("sgd", "momentum", "adam") else steps // 5
     # Without an escape nothing happens for as long as one likes to look.
     steps = steps // 5 if escape == "none" else steps
-    value = float("nan")
+    value = lowest = start = _value(entry, objective)
     for step in range(1, steps + 1):
         rows = torch.randint(0, objective.samples, (BATCH,), generator=random)
         optimizer.step(objective.with_batch(objective.inputs[rows], objective.targets[rows]))
         events.update(event["event"] for event in optimizer.report.events)
         if step % 25 == 0 or step == steps:
             value = _value(entry, objective)
+            lowest = min(lowest, value)
             if entry.left(value):
                 break
     return {
@@ -213,11 +214,14 @@ def stepped(method: str, escape: str, entry: SaddleProblem, seed: int, steps: in
         "method": method,
         "escape": escape,
         "seed": seed,
-        "left": entry.left(value),
+        # The noise of whole Newton steps on 32 samples keeps some methods above the goal, though far below the saddle.
+        "left": lowest <= 0.5 * (start + entry.goal),
+        "reached": entry.left(value),
         "cost": objective.ledger.gradient_equivalents(objective.samples),
         "steps": step,
         "value": value,
-        "status": f"{value:.3g}",
+        "lowest": lowest,
+        "status": f"{lowest:.3g}",
         "events": dict(events),
         "required": entry.strict and escape in REQUIRED,
     }
@@ -324,12 +328,13 @@ def octopus_run(d: int, L: float, escape: str, seed: int, most: int) -> int:
 
 
 def _cell(rows: list[dict[str, Any]]) -> str:
-    left = [row["cost"] for row in rows if row["left"]]
-    if len(left) == len(rows):
-        return f"{statistics.median(left):.0f}"
+    costs = [row["cost"] for row in rows if row["reached"]]
+    if len(costs) == len(rows):
+        return f"{statistics.median(costs):.0f}"
     short = {"saddle_point": "saddle", "budget_exhausted": "budget", "uncertified": "uncert."}
-    status = next(row["status"] for row in rows if not row["left"])
-    return f"{short.get(status, status)}" + (f" {len(left)}/{len(rows)}" if len(rows) > 1 else "")
+    first = next(row for row in rows if not row["reached"])
+    status = short.get(first["status"], first["status"]) + (" left" if first["left"] else "")
+    return status + (f" {len(costs)}/{len(rows)}" if len(rows) > 1 else "")
 
 
 def _spread(counts: list[int], most: int) -> str:

@@ -415,3 +415,48 @@ def test_an_error_of_the_function_is_the_users_own() -> None:
     for method in ("trust_newton_cg", "scipy:BFGS"):
         with pytest.raises(KeyError, match="mine"):
             ho.minimize(broken, start(1.0), method=method)
+
+
+# -- the end game with an escape ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["newton_cg", "lbfgs", "trust_newton_cg"])
+@pytest.mark.parametrize("escape", ["perturbation", "negative_curvature", "neon", "noisy_gradient", ["neon"]], ids=str)
+def test_at_a_certified_point_no_escape_is_tried(method: str, escape: Any) -> None:
+    result = ho.minimize(lambda x: ((x - 2) ** 2).sum() + x[0] ** 4, start(-1.2, 1.0), method=method, escape=escape)
+    events = [event for entry in result.history for event in entry["events"]]
+    assert result.success
+    assert "escape_jump" not in [event["event"] for event in events]
+    assert {"event": "no_escape", "certified": True}.items() <= events[-1].items()
+    # The certificate is that of the end, and paid once.
+    plain = ho.minimize(lambda x: ((x - 2) ** 2).sum() + x[0] ** 4, start(-1.2, 1.0), method=method)
+    assert result.cost["hvp"] == plain.cost["hvp"]
+    assert result.n_iter <= plain.n_iter + 2
+
+
+@pytest.mark.parametrize("escape", ["perturbation", "noisy_gradient"])
+def test_at_a_degenerate_point_escapes_are_tried_all_the_same(escape: str) -> None:
+    def monkey(x: Tensor) -> Tensor:
+        return x[0] ** 3 - 3 * x[0] * x[1] ** 2 + (x**2).sum() ** 2 / 4
+
+    result = ho.minimize(monkey, start(0.0, 0.0), escape=escape)
+    assert result.success
+    assert not result.certificate.degenerate
+    assert result.fun == pytest.approx(-6.75)
+
+
+def test_without_certificates_the_escape_settles_by_itself() -> None:
+    result = ho.minimize(
+        lambda x: (x**2).sum(), start(1.0, 2.0), method="newton_cg", escape="perturbation", certify=False
+    )
+    events = [event["event"] for entry in result.history for event in entry["events"]]
+    assert result.status == "uncertified"
+    assert events.count("escape_undone") == 4
+
+
+def test_an_escape_given_as_an_object_is_left_as_it_was() -> None:
+    from hybridopt.escape.perturbation import Perturbation
+
+    escape = Perturbation()
+    assert ho.minimize(saddle, start(1.0, 0.0), escape=escape).success
+    assert escape.ask is None
