@@ -47,10 +47,11 @@ def bfgs(h: Tensor, s: Tensor, y: Tensor) -> Tensor:
         y: Changes of the gradient.
     """
     sy, hy = dot(s, y), (h @ y[..., None])[..., 0]
-    share, turned = s / sy, s[..., None] * hy[:, None, :]
-    new = h + (dot(y, hy) + sy)[..., None] * share[..., None] * share[:, None, :] - (turned + turned.mT) / sy[..., None]
-    good = (sy > 0) & torch.isfinite(new).flatten(1).all(dim=1, keepdim=True)
-    return torch.where(good[..., None], new, h)
+    # H + s q' + q s' in one pass over the matrix
+    q = 0.5 * (dot(y, hy) + sy) / sy.square() * s - hy / sy
+    good = (sy > 0) & torch.isfinite(q).all(dim=1, keepdim=True) & torch.isfinite(s).all(dim=1, keepdim=True)
+    left = torch.where(good[..., None], torch.stack([s, q], dim=2), 0.0)
+    return torch.baddbmm(h, left, left.flip(2).mT)
 
 
 class LimitedMemory:

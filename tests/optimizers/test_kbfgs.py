@@ -147,7 +147,7 @@ def test_the_bfgs_update_is_the_product_form() -> None:
 def test_a_pair_that_is_no_good_changes_nothing_and_no_other_group(bad: float) -> None:
     h = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     s, y = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
-    y[0] *= bad
+    y *= torch.tensor([[bad], [2.0]], dtype=torch.float64)
     found = bfgs(h, s, y)
     assert torch.equal(found[0], h[0])
     assert not torch.equal(found[1], h[1])
