@@ -27,6 +27,7 @@ def cubic_minimize(
     atol: float = 0.0,
     max_iter: int | None = None,
     explore: bool = True,
+    progress_tol: float = 0.0,
     generator: torch.Generator | None = None,
     space: KrylovSpace | None = None,
 ) -> KrylovResult:
@@ -46,6 +47,7 @@ def cubic_minimize(
         atol: See `rtol`.
         max_iter: Most products; 2 n by default. Memory is this many vectors.
         explore: Whether an invariant space is continued from a random vector.
+        progress_tol: As in `gltr`.
         generator: Source of random vectors; the default generator otherwise.
         space: A space of the same A and g from an earlier call.
 
@@ -70,4 +72,6 @@ def cubic_minimize(
     def minimise(values: np.ndarray, slopes: np.ndarray, noise: float) -> SmallMinimizer:
         return cubic_minimizer(values, slopes, sigma, noise=noise)
 
-    return solve_in(space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore)
+    return solve_in(
+        space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore, progress_tol=progress_tol
+    )

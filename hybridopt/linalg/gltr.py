@@ -18,6 +18,8 @@ from hybridopt.linalg.result import KrylovResult, KrylovStatus
 from hybridopt.linalg.secular import SmallMinimizer, trust_region_minimizer
 
 _SPREAD = 0.05  # share of the spectrum's spread to which a random vector's smallest eigenvalue is found out
+_WINDOW = 10  # Martens (2010), section 4.4: k = max(10, 0.1 i)
+_HELD = 0.1  # share of lam ||s||^2 in the decrease from which on a step is no longer Newton's
 _HARD = 0.1  # relative residual, to lam ||s||, of a step along a direction that g does not see
 
 
@@ -31,6 +33,7 @@ def gltr(
     atol: float = 0.0,
     max_iter: int | None = None,
     explore: bool = True,
+    progress_tol: float = 0.0,
     generator: torch.Generator | None = None,
     space: KrylovSpace | None = None,
 ) -> KrylovResult:
@@ -57,13 +60,17 @@ def gltr(
         atol: See `rtol`.
         max_iter: Most products; 2 n by default. Memory is this many vectors.
         explore: Whether an invariant space is continued.
+        progress_tol: While ``lam ||s||^2`` exceeds a tenth of the decrease, the solve also ends, with ``progress``,
+            when the last k = max(10, 0.1 m) of m vectors lowered the model by less than ``k progress_tol`` of its
+            decrease (Martens 2010, section 4.4); 0 for never. Accuracy along the boundary does not speed up the
+            convergence of the outer method, as that of a Newton step does.
         generator: Source of random vectors; the default generator otherwise.
         space: A space of the same A and g from an earlier call, with the preconditioner and generator it was made
             with. What it holds costs no products; it grows if need be.
 
     Returns:
-        The result. `status` is ``converged`` (inside), ``boundary``, ``max_iter``, ``zero_rhs`` (g = 0 and no
-        negative curvature) or ``non_finite``; `multiplier` is lam; `norm` is ``sqrt(s'Ms)``; `model_decrease` is
+        The result. `status` is ``converged`` (inside), ``boundary``, ``progress``, ``max_iter``, ``zero_rhs`` (g = 0
+        and no negative curvature) or ``non_finite``; `multiplier` is lam; `norm` is ``sqrt(s'Ms)``; `model_decrease` is
         ``-(g's + s'As/2)``. Where the smallest Ritz value is negative it is `curvature`, and its Ritz vector, of unit
         length in the norm of the region, is `curvature_direction`. `products` counts those of this call.
 
@@ -84,7 +91,9 @@ def gltr(
     def minimise(values: np.ndarray, slopes: np.ndarray, noise: float) -> SmallMinimizer:
         return trust_region_minimizer(values, slopes, radius, noise=noise)
 
-    return solve_in(space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore)
+    return solve_in(
+        space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore, progress_tol=progress_tol
+    )
 
 
 def solve_in(
@@ -96,6 +105,7 @@ def solve_in(
     atol: float,
     max_iter: int | None,
     explore: bool,
+    progress_tol: float,
 ) -> KrylovResult:
     """Minimises a model in a Krylov space that grows until the minimiser is accurate; the core of `gltr`.
 
@@ -107,6 +117,7 @@ def solve_in(
         atol: Absolute tolerance of the residual.
         max_iter: Most vectors in the space, or None for 2 n.
         explore: Whether an invariant space is continued from a random vector.
+        progress_tol: Relative decrease per product below which a regularized solve ends, 0 for never.
 
     Returns:
         The result.
@@ -116,8 +127,10 @@ def solve_in(
     """
     g = check_vector("g", g)
     limit = check_tolerances(rtol, atol, max_iter, space.n)
+    if not progress_tol >= 0:
+        raise ConfigError(f"progress_tol must be a number >= 0, got {progress_tol}.")
     before, checked = space.products, 0
-    small, residual, converged = None, space.gamma, False
+    small, residual, converged, progress = None, space.gamma, False, False
     watch = SpectrumWatch(space.n, 0.0, _SPREAD, 1e-2, None, 10.0 * space.eps)
     while space.finite and (explore or space.gamma > 0):
         if space.size:
@@ -131,7 +144,9 @@ def solve_in(
             if residual <= target and known:
                 # Nothing is lower in this space; outside of an invariant one there may be.
                 converged = not (explore and space.invariant and space.size < limit and space.explore())
-            if converged:
+            elif not space.explored and _stagnates(space, small, minimise, progress_tol):
+                progress = True
+            if converged or progress:
                 break
         goal = min(limit, space.size + max(1, space.size // 10))
         while space.size < goal and space.grow():
@@ -145,7 +160,7 @@ def solve_in(
         status = KrylovStatus.MAX_ITER if space.finite else KrylovStatus.NON_FINITE
         status = KrylovStatus.ZERO_RHS if space.gamma == 0.0 and not explore else status
         return KrylovResult(torch.zeros_like(g), status, 0.0, space.gamma, used, 0, norm=0.0, multiplier=0.0)
-    return _packed(space, small, converged, residual, used)
+    return _packed(space, small, converged, progress, residual, used)
 
 
 def _minimiser(
@@ -157,11 +172,31 @@ def _minimiser(
     return small, space.residual(small.coefficients)
 
 
-def _packed(space: KrylovSpace, small: SmallMinimizer, converged: bool, residual: float, used: int) -> KrylovResult:
+def _stagnates(
+    space: KrylovSpace,
+    small: SmallMinimizer,
+    minimise: Callable[[np.ndarray, np.ndarray, float], SmallMinimizer],
+    tol: float,
+) -> bool:
+    """Martens' relative-progress rule for a step that is held back: the last k vectors brought less than k tol."""
+    window = max(_WINDOW, math.ceil(0.1 * space.size))
+    held = small.multiplier * small.norm**2 > _HELD * small.decrease
+    if tol == 0.0 or not held or space.size <= window:
+        return False
+    values, _, slopes = space.model(space.size - window)
+    before = minimise(values, slopes, space.noise).decrease
+    return small.decrease - before < window * tol * small.decrease
+
+
+def _packed(
+    space: KrylovSpace, small: SmallMinimizer, converged: bool, progress: bool, residual: float, used: int
+) -> KrylovResult:
     """Lifts the small minimiser to R^n and says how it was reached."""
     values = space.model()[0]
     if not space.finite:
         status = KrylovStatus.NON_FINITE
+    elif progress:
+        status = KrylovStatus.PROGRESS
     elif not converged:
         status = KrylovStatus.MAX_ITER
     elif small.norm == 0.0:

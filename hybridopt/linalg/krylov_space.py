@@ -169,12 +169,21 @@ class KrylovSpace:
         self.explored = True
         return True
 
-    def model(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns eigenvalues of T, ascending, its eigenvectors as columns, and ``V'g`` in that eigenbasis."""
+    def model(self, size: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns eigenvalues of T, ascending, its eigenvectors as columns, and ``V'g`` in that eigenbasis.
+
+        Args:
+            size: For the space of the first so many vectors; all by default.
+        """
+        if size is not None and size < self.size:
+            return self._diagonalized(size)
         if self._model is None:
-            values, vectors = eigh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
-            self._model = values, vectors, vectors.T @ np.array(self.slopes)
+            self._model = self._diagonalized(self.size)
         return self._model
+
+    def _diagonalized(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values, vectors = eigh_tridiagonal(np.array(self.alphas[:size]), np.array(self.betas[: size - 1]))
+        return values, vectors, vectors.T @ np.array(self.slopes[:size])
 
     def block(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns diagonal and off-diagonals (the last being the residual) of T since the last random vector."""

@@ -61,7 +61,15 @@ class CubicNewton(KrylovModelMethod):
             weight: sigma.
             rtol: Relative residual.
         """
-        return cubic_minimize(space.A, gradient, weight, rtol=rtol, max_iter=self.config.max_cg, space=space)
+        return cubic_minimize(
+            space.A,
+            gradient,
+            weight,
+            rtol=rtol,
+            max_iter=self.config.max_cg,
+            progress_tol=self.config.progress_tol,
+            space=space,
+        )
 
     def cubic_weight(self, weight: float) -> float:
         """Returns sigma.

@@ -27,12 +27,19 @@ class KrylovModelConfig(NewtonConfig):
     Attributes:
         max_cg: Most Hessian products, and vectors kept, in one step.
         forcing: Largest relative residual of the inner solve; it shrinks with the gradient.
+        progress_tol: While the region or cubic term holds the step back, the inner solve also ends when its last k =
+            max(10, m/10) of m products lowered the model by less than k times this share; 0 switches that off.
         max_trials: Most steps tried on one graph, shortened after a rejection, lengthened after a very good one.
         seed: Of the random vectors for what the gradient does not see.
     """
 
     max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most iterations of the inner solver in a step")
-    forcing: float = option(0.5, gt=0, lt=1, search=[0.01, 0.1, 0.5], help="largest relative residual of the inner solve")
+    forcing: float = option(
+        0.5, gt=0, lt=1, search=[0.01, 0.1, 0.5], help="largest relative residual of the inner solve"
+    )
+    progress_tol: float = option(
+        0.03, ge=0, search=[0.0, 0.01, 0.03], help="relative decrease per product that a regularized solve must bring"
+    )
     max_trials: int = option(25, ge=1, help="most steps tried on one graph")
     seed: int = option(0, ge=0, help="seed of the random vectors for what the gradient does not see")
 

@@ -61,7 +61,15 @@ class TrustGLTR(KrylovModelMethod):
             weight: The radius.
             rtol: Relative residual.
         """
-        return gltr(space.A, gradient, weight, rtol=rtol, max_iter=self.config.max_cg, space=space)
+        return gltr(
+            space.A,
+            gradient,
+            weight,
+            rtol=rtol,
+            max_iter=self.config.max_cg,
+            progress_tol=self.config.progress_tol,
+            space=space,
+        )
 
     def rule(self) -> TrustRegion:
         """Returns the trust region's rule."""

@@ -193,6 +193,23 @@ def test_the_limit_is_kept_and_said(symmetric, counting_operator):
     assert gltr(operator, g, 10.0, max_iter=0).status == "max_iter"
 
 
+def test_a_regularized_solve_ends_when_it_hardly_gains_and_a_newton_step_does_not(spd):
+    A, g = spd(200, 0, condition=1e6)
+    newton = torch.linalg.solve(A, g).norm().item()
+    inside = [gltr(A, g, 2 * newton, rtol=1e-6, progress_tol=tol) for tol in (0.0, 0.03)]
+    assert inside[0].products == inside[1].products
+    bound, short = (gltr(A, g, 0.5 * newton, rtol=1e-6, progress_tol=tol) for tol in (0.0, 0.03))
+    assert (bound.status, short.status) == ("boundary", "progress")
+    assert short.products < 0.8 * bound.products
+    assert short.model_decrease == pytest.approx(-model(A, g, short.solution), rel=1e-9)
+    # The last window brought less than 0.3 of the decrease, the one before it not.
+    earlier = gltr(A, g, 0.5 * newton, rtol=1e-6, max_iter=short.products - max(10, math.ceil(0.1 * short.products)))
+    assert short.model_decrease - earlier.model_decrease < 0.3 * short.model_decrease
+    space = KrylovSpace(A, g)
+    gltr(A, g, 0.5 * newton, rtol=1e-6, progress_tol=0.03, space=space)
+    assert gltr(A, g, 0.1 * newton, rtol=1e-6, progress_tol=0.03, space=space).products == 0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("when", [1, 4])
 def test_a_product_that_is_not_finite_leaves_the_last_finite_step(bad, when, counting_operator, spd):
