@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hybridopt.core import ConfigError, option
@@ -53,15 +54,16 @@ class Auto(Holder):
     ended, so its trial is not lost; the others' are undone to the last bit, but their cost stays in the ledger. The
     member that ran before keeps its state in its trial and is only given up for one that gained clearly more (by a
     twentieth); the others begin anew. On the same data the score is the function at the end; where the batches
-    differ, the mean of the last losses, each of which was taken before the step on its batch.
+    differ, the mean of the last losses, each of which was taken before the step on its batch. A trial whose loss is no
+    longer finite ends at once; that step reports the loss at the point to which it went back.
 
     An expensive method makes few steps in a trial, a cheap one many. Everything is deterministic, and a run that is
-    resumed within a trial goes on in it. A learning-rate schedule acts on whichever member steps: its factor on the
-    present one's rate is carried over to the next. Escapes are those of the whole: while a jump waits for its verdict
-    no trial ends.
+    resumed within a trial goes on in it. An evaluation in a trial sees the point that the trial set out from. A
+    learning-rate schedule acts on whichever member steps: its factor on the present one's rate is carried over to the
+    next. Escapes are those of the whole: while a jump waits for its verdict no trial ends.
 
-    Report: that of the stepping member, ``member`` and ``trial`` (whether it is one). Events: ``trial`` (``member``,
-    ``score``, ``gain``, ``steps``, ``cost``) and ``chosen``.
+    Report: that of the stepping member, ``member``, ``trial`` (whether it is one), and ``failed`` where a trial ended
+    for a loss that is not finite. Events: ``trial`` (``member``, ``score``, ``steps``, ``cost``) and ``chosen``.
 
     Args:
         params: Parameters, named parameters or param groups.
@@ -128,6 +130,8 @@ class Auto(Holder):
                 turn=0, trial=True, incumbent=None, before=None, ends=[], losses=[], steps=0, paid={}, key="",
                 same=True, run_cost=self.config.run_cost,
             )  # fmt: skip
+        # For the evaluation of a model in the middle of a trial; no part of the state.
+        self.__dict__["_bound"] = objective.bind(self.param_groups)
         if memory["trial"] and memory["before"] is None:
             memory["before"] = self._snapshot(objective)
         before = dict(objective.ledger.samples)
@@ -143,8 +147,9 @@ class Auto(Holder):
             memory["paid"][kind] = memory["paid"].get(kind, 0) + samples - before[kind]
         spent = sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.samples
         limit = self.config.trial_cost if memory["trial"] else memory["run_cost"]
+        failed = memory["trial"] and not math.isfinite(float(loss))
         # A jump of an escape may have to put this member's state back.
-        if spent >= limit and (self.escape is None or not self.escape.busy(self)):
+        if (spent >= limit or failed) and (self.escape is None or not self.escape.busy(self)):
             bound = objective.bind(self.param_groups, regularize=self.coupled_decay)
             bound.renew()
             # Scores draw no random numbers from what the next step will see.
@@ -153,6 +158,10 @@ class Auto(Holder):
                 self._end_trial(bound, spent)
             else:
                 self._begin_trials(bound)
+            if failed:
+                # The trial is over and undone; what the step reports is where it leaves the model.
+                loss = torch.as_tensor(bound.value() - bound.regularization(), dtype=loss.dtype, device=loss.device)
+                self.note(loss=loss, failed=True)
             random.restore()
         self._watch(objective, loss)
         return loss
@@ -257,9 +266,25 @@ class Auto(Holder):
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The stepping member's context for evaluation."""
-        with self.active.evaluation():
+        """Context in which the model stands where a run would go on: in a trial, at the point from which it set out.
+
+        Otherwise it is the stepping member's context.
+        """
+        memory, bound = self.state.get(RULE, {}), self.__dict__.get("_bound")
+        before = memory.get("before") if memory.get("trial") else None
+        if bound is None or before is None or not snapshots.fits(before, bound):
+            with self.active.evaluation():
+                yield
+            return
+        position = bound.position()
+        buffers = [table[name].clone() for table, name in bound.slots._buffers]
+        bound.commit(before["position"])
+        bound.slots.adopt_buffers(before["buffers"])
+        try:
             yield
+        finally:
+            bound.commit(position)
+            bound.slots.adopt_buffers(buffers)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_names": self._names, "_own_options": self._own_options}

@@ -98,6 +98,24 @@ def test_where_all_fail_the_point_is_that_from_which_they_set_out() -> None:
     assert optimizer.report.events[-1]["event"] == "chosen"
 
 
+def test_a_member_that_diverges_costs_its_trial_and_no_more() -> None:
+    def steep(x: torch.Tensor) -> torch.Tensor:
+        return (x**4).sum()
+
+    objective = function(steep, [1.0, 2.0])
+    wild = {"name": "sgd", "options": {"lr": 10.0}}
+    optimizer = ho.create("auto", objective.model.parameters(), portfolio=[wild, GOOD], trial_cost=50.0)
+    losses, failed = [], 0
+    for _ in range(70):
+        losses.append(float(optimizer.step(objective)))
+        failed += "failed" in optimizer.report
+        assert optimizer.report.loss == losses[-1]
+    assert failed == 1
+    assert all(value < float("inf") for value in losses)
+    assert optimizer.report.member == "adam"
+    assert ho.minimize(steep, torch.ones(2).double(), method="auto", options={"portfolio": [wild, "lbfgs"]}).success
+
+
 @pytest.mark.parametrize("model", ["plain", "both"])
 @pytest.mark.parametrize("stop", range(1, 12, 2))
 def test_a_resume_goes_on_within_a_trial(model: str, stop: int) -> None:
@@ -129,6 +147,24 @@ def test_a_losers_trial_is_undone_with_the_buffers_but_paid() -> None:
     for name, value in problem.model.named_buffers():
         assert torch.equal(value, buffers[name]), name
     assert problem.objective.ledger.counts["gradient"] == 2
+
+
+def test_an_evaluation_in_a_trial_sees_the_point_it_set_out_from() -> None:
+    problem = training("batch_norm")
+    optimizer = ho.create("auto", problem.model.parameters(), portfolio=[BAD, GOOD], trial_cost=3.0, run_cost=9.0)
+    saved = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    run(optimizer, problem, range(2), full=True)
+    wild = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    with optimizer.evaluation():
+        for name, value in problem.model.state_dict().items():
+            assert torch.equal(value, saved[name]), name
+    for name, value in problem.model.state_dict().items():
+        assert torch.equal(value, wild[name]), name
+    run(optimizer, problem, range(5), full=True)
+    trained = problem.objective.position()
+    with optimizer.evaluation():
+        assert torch.equal(problem.objective.position(), trained)
+    copy.deepcopy(optimizer)
 
 
 def test_a_schedule_reaches_whoever_steps() -> None:
