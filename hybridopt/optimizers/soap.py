@@ -126,7 +126,8 @@ class SOAP(MatrixStep):
                 continue
             product = moment @ basis
             order = torch.argsort((basis * product).sum(dim=0), descending=True, stable=True)
-            refreshed = torch.linalg.qr(product[:, order]).Q
+            exact = torch.promote_types(product.dtype, torch.float32)
+            refreshed = torch.linalg.qr(product[:, order].to(exact)).Q.to(product.dtype)
             # Moments that have overflowed say nothing; the last basis is still orthogonal.
             if bool(torch.isfinite(refreshed).all()):
                 state["basis"][side] = refreshed

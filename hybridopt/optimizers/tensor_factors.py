@@ -85,7 +85,8 @@ def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     Returns:
         Both in the dtype of `matrix`, or None if there are none to be had: an entry is not finite.
     """
-    for dtype in dict.fromkeys((matrix.dtype, torch.float64)):
+    # There is no decomposition in half precision.
+    for dtype in dict.fromkeys((torch.promote_types(matrix.dtype, torch.float32), torch.float64)):
         try:
             values, vectors = torch.linalg.eigh(matrix.to(dtype))
         except torch.linalg.LinAlgError:

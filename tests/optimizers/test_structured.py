@@ -122,6 +122,14 @@ def test_a_forward_pass_in_bfloat16_autocast(method: Method) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in problem.model.parameters())
 
 
+@each(DIRECT)
+def test_parameters_in_bfloat16(method: Method) -> None:
+    problem = training(dtype=torch.bfloat16)
+    optimizer = method.create(problem.model.parameters(), lr=0.02)
+    losses = run(optimizer, problem, range(12), full=True)
+    assert losses[-1] < losses[0]
+
+
 @each(STRUCTURED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_state_of_a_parameter_is_in_its_dtype(method: Method, dtype: torch.dtype) -> None:
