@@ -131,7 +131,8 @@ class Auto(Holder):
                 same=True, run_cost=self.config.run_cost,
             )  # fmt: skip
         # For the evaluation of a model in the middle of a trial; no part of the state.
-        self.__dict__["_bound"] = objective.bind(self.param_groups)
+        bound = objective.bind(self.param_groups)
+        self.__dict__["_places"] = bound.space, bound.slots
         if memory["trial"] and memory["before"] is None:
             memory["before"] = self._snapshot(objective)
         before = dict(objective.ledger.samples)
@@ -270,21 +271,22 @@ class Auto(Holder):
 
         Otherwise it is the stepping member's context.
         """
-        memory, bound = self.state.get(RULE, {}), self.__dict__.get("_bound")
+        memory, places = self.state.get(RULE, {}), self.__dict__.get("_places")
         before = memory.get("before") if memory.get("trial") else None
-        if bound is None or before is None or not snapshots.fits(before, bound):
+        if places is None or before is None or before["position"].numel() != places[0].n:
             with self.active.evaluation():
                 yield
             return
-        position = bound.position()
-        buffers = [table[name].clone() for table, name in bound.slots._buffers]
-        bound.commit(before["position"])
-        bound.slots.adopt_buffers(before["buffers"])
+        space, slots = places
+        position = space.read()
+        buffers = [table[name].clone() for table, name in slots._buffers]
+        space.write(before["position"])
+        slots.adopt_buffers(before["buffers"])
         try:
             yield
         finally:
-            bound.commit(position)
-            bound.slots.adopt_buffers(buffers)
+            space.write(position)
+            slots.adopt_buffers(buffers)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_names": self._names, "_own_options": self._own_options}
