@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hybridopt.core import CombinationError, Registry
+from hybridopt.core import CombinationError, NonFiniteError, Registry
 from hybridopt.curvature.empirical_fisher import data_gradients
 from hybridopt.curvature.squares import squared_gradients
 from hybridopt.linalg.nystrom import NystromApproximation, nystrom
@@ -187,13 +187,17 @@ class NystromPreconditioner(Preconditioner):
 
     def build(self, point: Point, curvature: SymmetricOperator, generator: torch.Generator) -> dict[str, Any]:
         """Makes the sketch; see `Preconditioner.build`."""
-        made = nystrom(
-            curvature, curvature.n, self.size, generator=generator, dtype=curvature.dtype, device=curvature.device
-        )
+        n, dtype, device = curvature.n, curvature.dtype, curvature.device
+        try:
+            made = nystrom(curvature, n, self.size, generator=generator, dtype=dtype, device=device)
+        except NonFiniteError:
+            return {}  # the solver meets the same products, and has a status for them
         return {"vectors": made.vectors, "values": made.values}
 
     def inverse(self, state: dict[str, Any], damping: float) -> Inverse | None:
         """Inverts the damped approximation; see `Preconditioner.inverse`."""
+        if not state:
+            return None
         made = NystromApproximation(state["vectors"], state["values"])
         floor = torch.finfo(made.dtype).eps ** 0.5 * float(made.values.max()) or 1.0
         mu = max(damping, floor)

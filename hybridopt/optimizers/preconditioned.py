@@ -34,7 +34,7 @@ class PreconditionedConfig(NewtonConfig):
     """
 
     preconditioner: str = option(
-        "none", search=["none", "martens", "lbfgs"], help="none, diagonal, martens, lbfgs, nystrom or kfac"
+        "none", search=["none", "lbfgs", "kfac"], help="none, diagonal, martens, lbfgs, nystrom or kfac"
     )
     preconditioner_size: int = option(20, ge=1, help="products (diagonal, nystrom) or pairs (lbfgs) for it")
     preconditioner_refresh: int = option(1, ge=1, help="steps between two builds of it")
@@ -67,35 +67,40 @@ class Preconditioning:
     """
 
     def __init__(self, optimizer: Optimizer, point: Point, curvature: SymmetricOperator, damping: float) -> None:
-        config, memory = optimizer.config, optimizer.memory
-        self._memory = memory
+        config, self._memory = optimizer.config, optimizer.memory
         self._part: Preconditioner | None = None
         self.inverse: Callable[[Tensor], Tensor] | None = None
         if config.preconditioner != "none":
             self._part = registry.get(config.preconditioner)(config.preconditioner_size)
-            kept: dict[str, Any] = memory.get(_KEY) or {}
-            if kept.get("name") != config.preconditioner or kept.get("n") != curvature.n:
-                kept = {}
-            due = not self._part.lasting or kept.get("age", 0) >= config.preconditioner_refresh
-            if not kept or (due and "learned" not in kept):
-                generator = torch.Generator()
-                if "random" in (memory.get(_KEY) or {}):
-                    generator.set_state(memory[_KEY]["random"].cpu())
-                else:
-                    generator.manual_seed(config.seed)
-                state = self._part.build(point, curvature, generator)
-                kept = {
-                    "name": config.preconditioner,
-                    "n": curvature.n,
-                    "age": 0,
-                    "state": state,
-                    "random": generator.get_state(),
-                }
+            kept = self._kept(config, curvature.n)
+            if kept is None:
+                kept = self._build(config, point, curvature)
             kept["age"] += 1
-            memory[_KEY] = kept
+            self._memory[_KEY] = kept
             self.inverse = self._part.inverse(kept["state"], damping)
             curvature = self._part.watch(curvature)
         self.operator = curvature + damping * Identity() if damping else curvature
+
+    def _kept(self, config: PreconditionedConfig, n: int) -> dict[str, Any] | None:
+        """What an earlier step left and this one may use: learned in its solve, or built not too long ago."""
+        assert self._part is not None
+        kept = self._memory.get(_KEY) or {}
+        # A parameter that was frozen or thawed since makes it one of another space.
+        if kept.get("name") != config.preconditioner or kept.get("n") != n:
+            return None
+        fresh = self._part.lasting and kept["age"] < config.preconditioner_refresh
+        return kept if fresh or kept["learned"] else None
+
+    def _build(self, config: PreconditionedConfig, point: Point, curvature: SymmetricOperator) -> dict[str, Any]:
+        assert self._part is not None
+        generator = torch.Generator()
+        if _KEY in self._memory:
+            generator.set_state(self._memory[_KEY]["random"].cpu())
+        else:
+            generator.manual_seed(config.seed)
+        state = self._part.build(point, curvature, generator)
+        own = {"name": config.preconditioner, "n": curvature.n, "age": 0, "learned": False}
+        return own | {"state": state, "random": generator.get_state()}
 
     def close(self) -> None:
         """Keeps what the solve has taught."""

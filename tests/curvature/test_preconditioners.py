@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hybridopt.core import CombinationError, UnknownNameError
-from hybridopt.curvature.preconditioners import Preconditioner, registry
+from hybridopt.curvature.preconditioners import Preconditioner, register, registry
 from hybridopt.linalg import cg
 from hybridopt.linalg.operator import Dense, Identity, SymmetricOperator
 from hybridopt.objective import Objective
@@ -229,6 +229,23 @@ def test_its_random_numbers_go_on():
     again: dict[str, Any] = {}
     step(again, point, preconditioner="diagonal", preconditioner_size=3)
     assert torch.equal(again["preconditioner"]["state"]["values"], states[0])
+
+
+def test_one_of_your_own_is_used_by_its_name():
+    @register("mine")
+    class Mine(Preconditioner):
+        def build(self, point: Any, curvature: SymmetricOperator, generator: torch.Generator) -> dict[str, Any]:
+            return {"scale": 2.0}
+
+        def inverse(self, state: dict[str, Any], damping: float) -> Any:
+            return lambda vector: vector / (state["scale"] + damping)
+
+    try:
+        system = step({}, badly_scaled().at(), preconditioner="mine")
+        vector = torch.ones(system.operator.n, dtype=FLOAT)
+        torch.testing.assert_close(system.inverse(vector), vector / 2.1)
+    finally:
+        registry._registered.pop("mine")
 
 
 def test_senseless_options_are_refused():

@@ -135,6 +135,17 @@ def test_the_fisher_matrix_makes_the_steps_of_the_gauss_newton_matrix(method: st
     assert torch.equal(*ends)
 
 
+@BOTH
+@pytest.mark.parametrize("name", ["diagonal", "lbfgs", "nystrom"])
+def test_curvature_that_is_not_finite_is_a_status(method: str, name: str):
+    # Value and gradient are finite, the second derivative at zero is not.
+    objective = function(lambda x: x.abs().pow(1.5).sum() + x.sum(), [0.0, 1.0])
+    more = {"curvature": "hessian", "preconditioner": name, "preconditioner_size": 1}
+    optimizer = ho.create(method, objective.model.parameters(), **more)
+    optimizer.step(objective)
+    assert torch.isfinite(objective.position()).all()
+
+
 def test_a_function_has_no_fisher_matrix():
     objective = function(rosenbrock, [-1.2, 1.0])
     for name in ("fisher", "empirical_fisher"):
