@@ -25,6 +25,9 @@ from hybridopt.optimizers.line_search_step import dot
 BASE = 19 / 20
 """Both dampings change by powers of this (Martens and Grosse 2015, sections 6.5 and 6.6)."""
 
+SMALLEST = 1e-10
+"""The damping of the factors never falls below this, or it could not keep float32 inverses finite."""
+
 
 @dataclass
 class KroneckerConfig:
@@ -192,7 +195,7 @@ class KroneckerStep(Optimizer):
         splits = [memory["split"]]
         if memory["step"] % config.split_every == 0:
             factor = BASE**config.split_every
-            splits += [factor * memory["split"], memory["split"] / factor]
+            splits += [max(factor * memory["split"], SMALLEST), memory["split"] / factor]
         best: Plan | None = None
         for split in splits:
             ahead = factors.solve(point.space, point.gradient, self._damping(point.objective, split)).neg_()

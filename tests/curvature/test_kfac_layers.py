@@ -175,6 +175,16 @@ def test_a_parameter_that_enters_a_layer_is_in_the_rest() -> None:
     assert made.fallback == ["a.weight"]
 
 
+@pytest.mark.parametrize("operator", [KFAC, EKFAC])
+def test_samples_are_found_where_time_comes_first(operator: type[KFAC]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(DOUBLE)
+    x, t = torch.randn(6, 3, 4, dtype=DOUBLE), torch.randn(6, 3, 3, dtype=DOUBLE)
+    batch_first = operator(ho.Objective(model, F.mse_loss, x, t), kind="exact", setting="reduce")
+    time_first = ho.Objective(model, F.mse_loss, x.transpose(0, 1), t.transpose(0, 1), samples=6)
+    torch.testing.assert_close(operator(time_first, kind="exact", setting="reduce").dense(), batch_first.dense())
+
+
 class Attending(nn.Module):
     """Attention of a sequence to itself or to its own reverse, with dropout."""
 

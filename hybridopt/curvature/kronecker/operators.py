@@ -259,7 +259,7 @@ class KFAC(KroneckerOperator):
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> f = Objective(model, torch.nn.functional.mse_loss, torch.tensor([[2.0]]), torch.tensor([[0.0]]))
         >>> KFAC(f, kind="exact") @ torch.tensor([1.0])
-        tensor([8.])
+        tensor([8.0000])
     """
 
     corrected = False
@@ -314,7 +314,7 @@ class EKFAC(KFAC):
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> f = Objective(model, torch.nn.functional.mse_loss, torch.tensor([[2.0]]), torch.tensor([[0.0]]))
         >>> EKFAC(f, kind="exact") @ torch.tensor([1.0])
-        tensor([8.])
+        tensor([8.0000])
     """
 
     corrected = True
