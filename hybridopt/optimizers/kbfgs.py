@@ -51,7 +51,7 @@ class KBFGSConfig:
 
 
 class KBFGS(Optimizer):
-    """K-BFGS and K-BFGS(L) (Goldfarb, Ren and Bahamou 2020, Algorithms 4 and 5).
+    """K-BFGS and K-BFGS(L) (Goldfarb, Ren and Bahamou 2020).
 
     The curvature of a layer h = W a + b in (W b) is taken for the Kronecker product of A, the second moment of its
     inputs (with a one for the bias), and G, the loss's curvature in its pre-activations. The step is -lr Hg M Ha with

@@ -19,7 +19,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def double_damping(s: Tensor, y: Tensor, hy: Tensor, powell: float, least: float) -> tuple[Tensor, Tensor]:
-    """Returns a pair with as much curvature as it needs (Goldfarb, Ren and Bahamou 2020, Algorithm 2).
+    """Returns a pair with as much curvature as it needs ("double damping", Goldfarb, Ren and Bahamou 2020).
 
     Powell's damping moves s towards H y until ``s'y >= powell y'H y``, then y towards s until ``s'y >= least s's``.
 

@@ -40,7 +40,7 @@ class SOAPConfig(MatrixConfig):
 
 
 class SOAP(MatrixStep):
-    """SOAP (Vyas et al. 2024, Algorithm 3) for matrices, AdamW for all else.
+    """SOAP (Vyas et al. 2024) for matrices, AdamW for all else.
 
     Adam's mean square is kept in the eigenbasis of Shampoo's second moments, G G' and G' G, and its step is taken
     there; the mean gradient is kept in the parameter's own basis and rotated when it is used. Every `frequency` steps
@@ -48,7 +48,8 @@ class SOAP(MatrixStep):
     them, sorted by eigenvalue. As in the authors' code (the paper does not say) a parameter's first gradient serves to
     find a basis only and moves nothing, the basis of a step never knows its gradient, and refreshes are counted from
     the second. Bias correction and ``eps`` are where torch's Adam has them; the authors scale ``eps`` by the
-    correction. Where both sides are longer than `max_dim` this is Adam.
+    correction. Where both sides are longer than `max_dim` this is Adam. Gradients of low rank leave the basis of their
+    null space undetermined: rounding decides there, so runs agree to the last bit on one machine, not across machines.
 
     Report: ``matrices`` and ``fallbacks`` (how many of each); in the first step an event ``split`` with their names.
 

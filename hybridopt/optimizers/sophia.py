@@ -25,7 +25,8 @@ class SophiaConfig(DiagonalConfig):
     Attributes:
         estimator: ``hutchinson`` (Sophia-H) or ``gauss_newton_bartlett`` (Sophia-G).
         betas: Decay of the mean gradient and of the mean diagonal.
-        gamma: Factor on the diagonal: larger values make shorter steps, and fewer entries that are clipped.
+        gamma: Factor on the diagonal: larger values make shorter steps, and fewer entries that are clipped. The authors
+            take 0.01 for Sophia-H and 0.05 for Sophia-G.
         clip: Largest entry of a step for a learning rate of one.
         eps: Smallest denominator.
     """
