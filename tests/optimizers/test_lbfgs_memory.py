@@ -168,3 +168,49 @@ def test_pairs_of_another_length_are_dropped() -> None:
     assert len(shorter) == 0
     vector = torch.ones(N - 2, dtype=torch.float64)
     assert torch.equal(shorter.inverse_product(vector), vector)
+
+
+@pytest.mark.parametrize("capacity", [3, 5, 30])
+@pytest.mark.parametrize("kind", ["follows", "other vectors", "damped", "refused"])
+def test_products_that_follow_one_another_equal_those_taken_anew(capacity: int, kind: str) -> None:
+    # As in a run: v+ = v + y. The products S y are then differences of S v+ and S v, which they must equal.
+    generator = torch.Generator().manual_seed(4)
+    stored, twin = memory(capacity), memory(capacity)
+    vector = torch.randn(N, generator=generator, dtype=torch.float64)
+    for count, (s, y) in enumerate(vectors(12)):
+        if kind == "damped" and count % 3 == 1:
+            y = -y
+        follows = kind != "other vectors"
+        product = stored.inverse_product(vector, follows=follows)
+        torch.testing.assert_close(product, twin.inverse_product(vector), rtol=1e-9, atol=1e-11)
+        for one in (stored, twin):
+            one.push(s, y, damping=kind == "damped")
+        if kind == "refused" and count % 4 == 2:
+            stored.push(s, -y, damping=False)
+        vector = vector + y if follows else torch.randn(N, generator=generator, dtype=torch.float64)
+        if kind == "refused" and count % 4 == 2:
+            vector = vector - y
+
+
+def test_a_short_change_is_not_taken_as_a_difference() -> None:
+    # y is 1e-9 of v: the difference of the products would have lost nine digits.
+    stored, twin = memory(4), memory(4)
+    pairs = [(s, 1e-9 * y) for s, y in vectors(4)]
+    vector = torch.ones(N, dtype=torch.float64)
+    for s, y in pairs:
+        stored.inverse_product(vector, follows=True)
+        stored.push(s, y, damping=False)
+        twin.push(s, y, damping=False)
+        vector = vector + y
+    torch.testing.assert_close(
+        stored.inverse_product(vector, follows=True), twin.inverse_product(vector), rtol=1e-13, atol=0
+    )
+
+
+def test_pairs_are_handed_out_oldest_first() -> None:
+    pairs, stored = vectors(5), memory(3)
+    for s, y in pairs:
+        stored.push(s, y, damping=False)
+    steps, changes = stored.pairs()
+    assert torch.equal(steps, torch.stack([s for s, _ in pairs[-3:]]))
+    assert torch.equal(changes, torch.stack([y for _, y in pairs[-3:]]))

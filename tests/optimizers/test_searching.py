@@ -1,0 +1,125 @@
+"""What methods that search along a direction share: searches, noise of values, buffers, references."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+import hybridopt as ho
+from hybridopt.tasks.functions import problem
+from tests.optimizers.catalogue import function, rosenbrock, run, training
+
+METHODS = ["lbfgs", "bfgs", "ssbroyden", "ncg"]
+SEARCHES = ["strong_wolfe", "hager_zhang", "nonmonotone"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_every_search_finds_the_minimum_of_rosenbrock(name: str, line_search: str) -> None:
+    objective = function(rosenbrock, [-1.2, 1.0, 0.5])
+    optimizer = ho.create(name, objective.model.parameters(), line_search=line_search)
+    for _ in range(300):
+        optimizer.step(objective)
+        if float(objective.value_and_grad()[1].abs().max()) < 1e-6:
+            return
+    pytest.fail(f"gradient {objective.value_and_grad()[1]}")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nonmonotone_search_lets_the_loss_rise_and_a_monotone_one_does_not(name: str) -> None:
+    rises = {}
+    for line_search in ("strong_wolfe", "nonmonotone"):
+        objective = function(rosenbrock, [-1.2, 1.0, 0.5, 2.0])
+        optimizer = ho.create(name, objective.model.parameters(), line_search=line_search, reference="max")
+        losses = [float(optimizer.step(objective)) for _ in range(40)]
+        rises[line_search] = sum(after > before * (1 + 1e-6) for before, after in itertools.pairwise(losses))
+        # Never above the largest of the last ten.
+        assert all(loss <= max(losses[max(0, k - 10) : k]) for k, loss in enumerate(losses) if k > 0)
+    assert rises["strong_wolfe"] == 0
+    assert rises["nonmonotone"] > 0 or name == "ncg"
+
+
+def test_the_reference_of_a_nonmonotone_search_is_of_the_same_data() -> None:
+    problem_ = training(dtype=torch.float64)
+    optimizer = ho.create("lbfgs", problem_.model.parameters(), line_search="nonmonotone")
+    run(optimizer, problem_, range(3), full=True)
+    assert optimizer.memory["reference"]["state"]["weight"] > 2
+    optimizer.step(problem_.batch(0))
+    assert optimizer.memory["reference"]["state"]["weight"] == 1.0
+
+
+@pytest.mark.parametrize("line_search", ["strong_wolfe", "hager_zhang"])
+def test_noise_of_the_values_is_measured_and_the_slopes_decide(line_search: str) -> None:
+    # Every value but that at the start is too high by 1e-9, which is more than there is to gain; the slopes are right.
+    start = [1e-5, 2e-5]
+
+    def formula(x: Tensor) -> Tensor:
+        away = (x.detach() != torch.tensor(start, dtype=x.dtype)).any()
+        return x.square().sum() + (1.0 + 1e-9 * away)
+
+    objective = function(formula, start)
+    optimizer = ho.create("bfgs", objective.model.parameters(), line_search=line_search, c1=1e-4, c2=0.1)
+    optimizer.step(objective)
+    (event,) = (event for event in optimizer.report.events if event["event"] == "noisy_values")
+    assert event["noise"] == pytest.approx(2e-9, rel=0.2)
+    assert optimizer.report.accepted
+    assert float(objective.value_and_grad()[1].abs().max()) < 0.1 * 4e-5
+
+
+def test_a_bump_is_not_taken_for_noise() -> None:
+    # The search fails because its only trial is over a barrier, where the slopes explain the value.
+    objective = function(lambda x: (10 * x).square().sum() + x.sum() ** 4, [1.0, 2.0])
+    optimizer = ho.create("lbfgs", objective.model.parameters(), lr=50.0, max_evaluations=1)
+    optimizer.step(objective)
+    assert not optimizer.report.accepted
+    assert optimizer.report.evaluations == 1
+
+
+def test_bfgs_ends_where_the_values_of_a_sum_of_squares_are_rounding() -> None:
+    task = problem("watson_12")
+    objective = task.objective()
+    optimizer = ho.create("bfgs", objective.model.parameters())
+    for _ in range(900):
+        if task.solved(float(optimizer.step(objective))):
+            return
+    pytest.fail(f"{objective.value()} after 900 steps")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_copy_of_the_state_goes_on_although_vectors_are_written_in_place(name: str) -> None:
+    one = training(dtype=torch.float64)
+    optimizer = ho.create(name, one.model.parameters())
+    run(optimizer, one, range(5), full=True)
+    parameters, state = copy.deepcopy(one.model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    ahead = run(optimizer, one, range(4), full=True)
+    one.model.load_state_dict(parameters)
+    optimizer.load_state_dict(state)
+    assert run(optimizer, one, range(4), full=True) == ahead
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_is_taken_anew_after_a_move_from_outside(name: str) -> None:
+    one = training(dtype=torch.float64)
+    optimizer = ho.create(name, one.model.parameters())
+    run(optimizer, one, range(3), full=True)
+    with torch.no_grad():
+        one.model[0].weight.add_(0.1)
+    loss = one.objective.value()
+    expected = one.objective.value_and_grad()[1].norm()
+    assert float(optimizer.step(one.objective)) == loss
+    assert optimizer.report.grad_norm == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_allocate_no_vectors_of_their_own(name: str) -> None:
+    one = training(dtype=torch.float64)
+    optimizer = ho.create(name, one.model.parameters())
+    run(optimizer, one, range(3), full=True)
+    places = {tensor.data_ptr() for tensor in optimizer._work.values()}
+    run(optimizer, one, range(3), full=True)
+    assert {tensor.data_ptr() for tensor in optimizer._work.values()} == places
+    assert optimizer.memory["end"]["position"].data_ptr() in places
