@@ -49,7 +49,7 @@ def main() -> int:
 
     for method in ("trust_newton_cg", "newton_cg", "lbfgs", "scipy:trust-krylov"):
         row(method, None, 0, "stays")
-    for escape in ("perturbation", "negative_curvature"):
+    for escape in ("perturbation", "negative_curvature", "neon"):
         for method in ("trust_newton_cg", "newton_cg", "lbfgs"):
             for seed in range(options.seeds):
                 row(method, escape, seed, "leaves")

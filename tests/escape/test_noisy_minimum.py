@@ -1,4 +1,4 @@
-"""At a minimum, mini-batches of 32 give false alarms but hardly ever a false "escaped"; at a saddle they get away."""
+"""On mini-batches of 32: at a minimum hardly any jump is kept, from a saddle every method gets away, however slow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import hybridopt as ho
+from hybridopt.tasks import saddles
 from tests.optimizers.catalogue import Method, each
 
 METHODS = [Method("sgd", {"lr": 0.05}), Method("momentum", {"lr": 0.01}), Method("adam", {"lr": 0.01})]
@@ -45,7 +46,7 @@ def test_false_alarms_are_undone(method: Method, escape: str) -> None:
             counts.update(event["event"] for event in optimizer.report.events)
     assert counts["escape_jump"] >= 10, counts
     # Judged on the batch of the last step, nearly all would be kept: it was fitted to that batch.
-    assert counts["escaped"] <= 0.2 * counts["escape_jump"], counts
+    assert counts["escaped"] <= 0.05 * counts["escape_jump"], counts
 
 
 @each(METHODS)
@@ -66,3 +67,23 @@ def test_true_saddles_are_left(method: Method) -> None:
             optimizer.step(objective.with_batch(inputs[rows], targets[rows]))
         left += objective.value() < 0.2 * start
     assert left == 4
+
+
+@pytest.mark.parametrize("escape", ["perturbation", "negative_curvature"])
+@pytest.mark.parametrize("rate", [0.1, 0.02])
+def test_slow_descent_from_zero_weights_on_digits_takes_time_but_gets_away(rate: float, escape: str) -> None:
+    # The escape grows by 0.5 % a step at the lower rate: for hundreds of steps nothing can be seen in the losses.
+    problem = saddles.problem("digits")
+    for seed in range(2):
+        objective = problem.objective(torch.float32)
+        random = torch.Generator().manual_seed(seed)
+        optimizer = ho.create("sgd", objective.model.parameters(), lr=rate, escape={"name": escape, "seed": seed})
+        found: Counter[str] = Counter()
+        for step in range(4000):
+            rows = torch.randint(0, objective.samples, (32,), generator=random)
+            optimizer.step(objective.with_batch(objective.inputs[rows], objective.targets[rows]))
+            found.update(event["event"] for event in optimizer.report.events)
+            if step % 100 == 0 and objective.value() < 2.0:
+                break
+        assert objective.value() < 2.0, (seed, found)
+        assert found["escaped"] >= 1
