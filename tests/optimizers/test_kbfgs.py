@@ -68,6 +68,7 @@ def test_what_is_seen_of_a_linear_layer(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(seen.gradients, weights.reshape(-1, 2).sum(0)[None])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_which_parameters_have_a_layer() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
