@@ -58,7 +58,7 @@ def test_noise_of_the_values_is_measured_and_the_slopes_decide(line_search: str)
     start = [1e-5, 2e-5]
 
     def formula(x: Tensor) -> Tensor:
-        away = (x.detach() != torch.tensor(start, dtype=x.dtype)).any()
+        away = (x.detach() != torch.tensor(start, dtype=x.dtype)).any().to(x.dtype)
         return x.square().sum() + (1.0 + 1e-9 * away)
 
     objective = function(formula, start)
