@@ -17,8 +17,9 @@ class KFAC(KroneckerStep):
     multiple of the identity and not its root. Weight decay is part of the function and of the blocks' damping.
 
     Departing from the paper, a step that does not lower the function on its own samples is shortened until it does,
-    and raises l at once; factors come from the whole batch; and those of recurrent layers are by default nearly the
-    Kronecker product that is nearest to the block (``setting``), since the steps of a sequence are not independent.
+    and raises l at once; factors and model take the whole batch, or the objective's curvature batch; and the factors of
+    recurrent layers are by default nearly the Kronecker product that is nearest to the block (``setting``), since the
+    steps of a sequence are not independent.
 
     Which parameters are in layers is seen in the first step; all others are preconditioned by an estimated diagonal of
     the Fisher matrix and named in the report. Layers used several times are one block.

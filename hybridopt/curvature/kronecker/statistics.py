@@ -129,6 +129,8 @@ def statistics(
     Raises:
         CombinationError: If the model has no layer that is known, or the loss does not suit the recipe.
     """
+    # Where curvature has samples of its own (`Objective.with_curvature_batch`), so have the factors.
+    point = getattr(point, "products", point)
     if isinstance(point, Point):
         return _of_piece(point, recipe, generator, bases or {}, excluded)
     total = Statistics()
