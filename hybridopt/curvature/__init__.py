@@ -1,5 +1,6 @@
 """Symmetric curvature operators on an objective, and their algebra."""
 
+from hybridopt.curvature import preconditioners
 from hybridopt.curvature.diagonal import Diagonal
 from hybridopt.curvature.empirical_fisher import EmpiricalFisher
 from hybridopt.curvature.fisher import Fisher
@@ -27,4 +28,5 @@ __all__ = [
     "Submatrix",
     "Sum",
     "SymmetricOperator",
+    "preconditioners",
 ]
