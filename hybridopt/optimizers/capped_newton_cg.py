@@ -34,6 +34,7 @@ class CappedNewtonCGConfig:
         max_cg: Most products of the inner solver in one step.
         max_lanczos: Most products of the eigenvalue estimate.
         max_evaluations: Most trials of the line search.
+        keep_iterate: Whether the iterate at which the inner solve met negative curvature is added to the direction.
         max_expansions: How often a step along negative curvature may be doubled while the function falls.
         seed: Of the eigenvalue estimate's start vectors.
     """
@@ -48,6 +49,7 @@ class CappedNewtonCGConfig:
     max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most products of the inner solver in a step")
     max_lanczos: int = option(250, ge=1, help="most products of the eigenvalue estimate")
     max_evaluations: int = option(40, ge=1, help="most trials of the line search")
+    keep_iterate: bool = option(True, help="add the inner solve's iterate to negative curvature; False: the paper")
     max_expansions: int = option(10, ge=0, help="most doublings of a step along negative curvature; 0: the paper")
     seed: int = option(0, ge=0, help="seed of the eigenvalue estimate's start vectors")
 
@@ -59,8 +61,12 @@ class CappedNewtonCG(Optimizer):
     curvature; where it is, randomized Lanczos looks for an eigenvalue below ``-epsilon`` and its eigenvector is
     followed, so strict saddles are left, exact ones too. A direction d of negative curvature gets the length
     ``|d'Hd| / ||d||^2`` and the sign that descends. The step ``theta^j d`` is taken with the first j for which
-    ``f(x + theta^j d) < f(x) - (eta / 6) theta^{3j} ||d||^3``. Without negative curvature the paper stops; here the
-    Newton steps go on, and a step of negative curvature may be doubled (`max_expansions`).
+    ``f(x + theta^j d) < f(x) - (eta / 6) theta^{3j} ||d||^3``.
+
+    Three things are added to the paper's method. Without negative curvature it stops; here the Newton steps go on. A
+    step of negative curvature may be doubled while the function falls (`max_expansions` 0 is the paper). And where
+    the inner solve ends at negative curvature, the iterate that it had reached is not thrown away: it and the
+    direction, both of descent and at equal length, are added (`keep_iterate` False is the paper).
 
     The constants are absolute: scale the function so that its curvature is of the order of one, or set `epsilon`. The
     damping and the cubic decrease, which the bound on its complexity needs, make it slow on badly scaled functions;
@@ -108,8 +114,11 @@ class CappedNewtonCG(Optimizer):
                 self.note(status=str(result.status))
                 leaves = result.curvature_direction is not None
                 if leaves:
-                    direction = _towards_descent(result.curvature_direction, result.curvature, gradient)
                     self.note(curvature=result.curvature, source=result.curvature_source)
+                    direction = _towards_descent(result.curvature_direction, result.curvature, gradient)
+                    if config.keep_iterate and result.iterations:
+                        y = result.solution
+                        direction = y + direction * (torch.linalg.vector_norm(y) / torch.linalg.vector_norm(direction))
                 else:
                     direction = result.solution if result.iterations else -gradient
         self.note(inner_iterations=products)

@@ -37,7 +37,7 @@ class NystromNewtonCGConfig(NewtonConfig):
     damping: float = option(1e-1, gt=0, search=("log", 1e-5, 1e-1), help="mu, multiple of the identity added")
     rank: int = option(60, ge=1, search=[20, 60], help="products for the preconditioner, and vectors kept")
     refresh: int = option(20, ge=1, search=[1, 5, 20], help="steps for which a preconditioner serves")
-    forcing: float = option(1e-3, gt=0, lt=1, help="relative residual of the inner solve")
+    forcing: float = option(1e-2, gt=0, lt=1, search=("log", 1e-4, 0.5), help="relative residual of the inner solve")
     warm_start: bool = option(True, help="start the inner solve from the last direction")
     alpha: float = option(0.1, gt=0, lt=0.5, help="constant of sufficient decrease")
     beta: float = option(0.5, gt=0, lt=1, help="factor from one trial of the line search to the next")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
+from hybridopt.linalg import capped_cg
 from tests.optimizers.catalogue import function, quadratic, rosenbrock, saddle, training
 
 
@@ -42,7 +43,7 @@ def test_convergence_is_fast_at_the_end() -> None:
 def test_negative_curvature_is_followed_at_the_papers_length_where_the_cubic_decrease_allows() -> None:
     matrix, vector = quadratic(8, lowest=-3.0)
     objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.zeros(8).tolist())
-    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), max_expansions=0)
+    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), max_expansions=0, keep_iterate=False)
     value, gradient = objective.value_and_grad()
     optimizer.step(objective)
     s, report = objective.position(), optimizer.report
@@ -53,6 +54,27 @@ def test_negative_curvature_is_followed_at_the_papers_length_where_the_cubic_dec
     assert report.step_norm == pytest.approx(float(s.norm()))
     assert float(gradient @ s) < 0
     assert objective.value() <= value - 0.1 / 6 * float(s.norm()) ** 3
+
+
+def test_the_iterate_is_added_at_the_length_of_the_direction() -> None:
+    scales = torch.tensor([10.0, 3.0, 1.0, -0.1], dtype=torch.float64)
+    start = torch.tensor([2.0, 1.0, 1.0, 0.5], dtype=torch.float64)
+    found = capped_cg(torch.diag(scales), scales * start, 1e-4)
+    assert found.status == "negative_curvature"
+    assert found.iterations > 0
+    y, p = found.solution, found.curvature_direction
+    p = p * (-1.0 if float(p @ (scales * start)) > 0 else 1.0)
+    steps = {}
+    for keep in (True, False):
+        objective = function(lambda x: (scales * x**2).sum() / 2, start)
+        optimizer = ho.create(
+            "capped_newton_cg", objective.model.parameters(), keep_iterate=keep, max_expansions=0, eta=1e-6
+        )
+        optimizer.step(objective)
+        steps[keep] = (objective.position() - start) / optimizer.report.step_size
+        assert optimizer.report.accepted
+    torch.testing.assert_close(steps[True], y + p * (y.norm() / p.norm()), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(steps[False], p * (abs(found.curvature) / p.norm()), rtol=1e-6, atol=1e-8)
 
 
 def test_the_line_search_takes_the_first_power_that_decreases_by_the_cube() -> None:
