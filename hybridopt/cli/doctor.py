@@ -1,4 +1,4 @@
-"""``hybridopt doctor``: what this machine has, and what curvature costs on it."""
+"""``hybridopt doctor``: what this machine has, what curvature costs on it, and whether an optimizer keeps the rules."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--device", default="auto", help="device to measure on: auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="output directory to look at")
+    parser.add_argument(
+        "--optimizer",
+        nargs="+",
+        metavar="NAME",
+        help="check optimizers instead: registered names, torch:AdamW, package.module:Class or path/file.py:Class",
+    )
+    parser.add_argument("--all", action="store_true", help="check every registered optimizer")
+    parser.add_argument(
+        "--options", default="", metavar="YAML", help="options of the optimizers that are checked: '{lr: 0.1}'"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only checks with these words in them")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help="import it first")
 
 
 def main(options: argparse.Namespace, *, debug: bool) -> int:
@@ -31,7 +43,14 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Args:
         options: The parsed arguments.
         debug: Whether to show traces.
+
+    Returns:
+        1 when an optimizer fails a check, else 0.
     """
+    if options.optimizer or options.all or options.plugin:
+        from hybridopt.cli import conformance
+
+        return conformance.main(options)
     from hybridopt.experiment.config import check_device
 
     device = check_device(options.device)
