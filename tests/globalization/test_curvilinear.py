@@ -24,6 +24,12 @@ def test_it_takes_the_first_step_that_falls_enough() -> None:
     assert result.value == phi(result.step)
 
 
+def test_what_is_asked_for_shrinks_with_the_square_of_the_step() -> None:
+    # A decrease of 0.2 t^2 passes for 0.15 t^2 at any length, as the first-order term is not counted on.
+    result = curvilinear(lambda t: 1.0 if t > 0.5 else -0.2 * t * t, 0.0, -1.0, 0.0, c1=0.15)
+    assert (result.step, result.evaluations) == (0.5, 2)
+
+
 def test_a_long_way_down_is_gone_by_doubling() -> None:
     result = curvilinear(lambda t: -t * t if t < 20 else math.inf, 0.0, 0.0, -2.0, expand=10)
     assert result.step == 16.0
