@@ -24,7 +24,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from bench_common import machine, write_json
+from bench_common import write_json
 from torch import Tensor, nn
 
 import hybridopt as ho
@@ -76,8 +76,9 @@ def main() -> int:
     for row in missing + false:
         print("  ", {key: row[key] for key in ("part", "problem", "method", "escape", "seed", "status", "value")})
     print(f"{time.perf_counter() - started:.0f} s")
-    results = {"full_batch": rows, "mini_batch": mini_rows, "false_alarms": alarms, "octopus": du}
-    write_json(options.json, {"machine": machine(), "batch_size": BATCH, **results})
+    results = {"full_batch": _table(rows), "mini_batch": _table(mini_rows), "false_alarms": alarms, "octopus": du}
+    counts = {"runs": len(rows) + len(mini_rows), "not_left": len(missing), "false_successes": len(false)}
+    write_json(options.json, {"batch_size": BATCH, **counts, **results})
     return 1 if missing or false else 0
 
 
@@ -325,6 +326,18 @@ def octopus_run(d: int, L: float, escape: str, seed: int, most: int) -> int:
 
 
 # -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _table(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:
+    """Escape, method, problem, and what is printed for them."""
+    found: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
+    for row in rows:
+        of_method = found.setdefault(row["escape"], {}).setdefault(row["method"], {})
+        of_method.setdefault(row["problem"], []).append(row)
+    return {
+        escape: {method: {name: _cell(cell) for name, cell in cells.items()} for method, cells in methods.items()}
+        for escape, methods in found.items()
+    }
 
 
 def _cell(rows: list[dict[str, Any]]) -> str:
