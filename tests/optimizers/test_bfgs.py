@@ -123,6 +123,8 @@ def test_scaling_is_positive_and_keeps_the_matrix_definite(b: float, excess: flo
         # H stays positive definite where phi (b h - 1) > -1 (Dennis and More 1977).
         assert phi * excess > -1 - 1e-9
         assert scaling(b, h, 1, update="ssbroyden", first=first)[0] > 0
+        if excess > 1e-6:
+            assert (tau, phi) == pytest.approx(literal_scaling(b, h, 7, "ssbroyden", first=first), rel=1e-6)
     assert scaling(b, h, 7, update="ssbfgs") == (min(1.0, 1 / b), 1.0)
 
 
