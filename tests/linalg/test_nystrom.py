@@ -118,6 +118,14 @@ def test_an_indefinite_operator_keeps_its_large_eigenvalues(low):
     assert torch.linalg.eigvalsh(0.5 * (inverse + inverse.T))[0] > 0
 
 
+def test_with_all_columns_an_indefinite_operator_is_cut_to_its_positive_part():
+    values = torch.tensor([7.0, 3.0, 0.5, -0.5, -2.0], dtype=torch.float64)
+    A, basis = psd(5, 0, values)
+    approximation = approximate(A, 5)
+    torch.testing.assert_close(approximation.values, values.clamp(min=0.0), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(approximation.dense(), basis @ torch.diag(values.clamp(min=0.0)) @ basis.T)
+
+
 def test_more_columns_than_rows_and_the_zero_operator():
     A, _ = psd(6, 0, torch.linspace(1, 2, 6, dtype=torch.float64))
     whole = approximate(A, 60)

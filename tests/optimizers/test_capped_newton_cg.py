@@ -142,6 +142,7 @@ def test_the_start_vectors_go_on_from_the_state() -> None:
         optimizer = ho.create("capped_newton_cg", objective.model.parameters())
         optimizer.step(objective)
         assert optimizer.report.source == "eigenvector"
+        first = objective.position()
         objective.commit(torch.zeros(5, dtype=torch.float64))
         if resumed:
             saved = optimizer.state_dict()
@@ -149,6 +150,7 @@ def test_the_start_vectors_go_on_from_the_state() -> None:
             optimizer.load_state_dict(saved)
         optimizer.step(objective)
         positions.append(objective.position())
+        assert not torch.allclose(first, positions[-1])
     assert torch.equal(*positions)
 
 

@@ -182,6 +182,7 @@ def test_the_random_vector_goes_on_from_the_state_and_follows_the_seed(method: M
         objective = function(formula, torch.zeros(5).tolist())
         optimizer = ho.create(method.name, objective.model.parameters(), seed=seed)
         optimizer.step(objective)
+        first = objective.position()
         objective.commit(torch.zeros(5, dtype=torch.float64))
         if resumed:
             saved = optimizer.state_dict()
@@ -189,6 +190,7 @@ def test_the_random_vector_goes_on_from_the_state_and_follows_the_seed(method: M
             optimizer.load_state_dict(saved)
         optimizer.step(objective)
         positions.append(objective.position())
+        assert not torch.allclose(first, positions[-1])
     assert torch.equal(positions[0], positions[1])
     assert not torch.equal(positions[0], positions[2])
 
