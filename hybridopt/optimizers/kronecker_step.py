@@ -44,7 +44,9 @@ class KroneckerConfig:
         momentum: 0 for none; else with ``exact`` the model finds the weight of the last step, and with the others this
             is the weight.
         kl_clip: With ``scaling="kl_clip"``, the bound on lr^2 g'd for the gradient g and the direction d.
-        fisher: Where the factors come from, see `hybridopt.curvature.KFAC`.
+        fisher: Where the factors come from, see `hybridopt.curvature.KFAC`; ``auto`` draws targets from the model where
+            the loss stands for a known distribution, and for any other loss that is convex in the outputs takes random
+            signs times the root of its Hessian.
         samples: Draws per datum.
         setting: ``expand`` or ``reduce``, how shared weights are approximated; ``nearest`` is nearly the Kronecker
             product that is nearest to each block, and dearer; ``auto`` is that for recurrent layers, whose steps are
@@ -64,7 +66,7 @@ class KroneckerConfig:
     scaling: str = option("exact", choices=["exact", "kl_clip", "none"], help="how long the step is")
     momentum: float = option(0.9, ge=0, lt=1, help="0 for none; its weight where scaling is not exact")
     kl_clip: float = option(1e-3, gt=0, search=("log", 1e-4, 1e-1), help="bound on the divergence, scaling=kl_clip")
-    fisher: str = option("monte_carlo", choices=list(KINDS), help="where the factors come from")
+    fisher: str = option("auto", choices=list(KINDS), help="where the factors come from")
     samples: int = option(1, ge=1, help="draws per datum")
     setting: str = option(
         "auto", choices=list(SETTINGS), search=list(SETTINGS), help="how shared weights are approximated"

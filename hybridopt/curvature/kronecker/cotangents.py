@@ -10,7 +10,7 @@ from hybridopt.curvature.empirical_fisher import data_gradients
 from hybridopt.curvature.likelihood import Likelihood, likelihood_at, output_hessian_root, sample_dimension
 from hybridopt.objective import Point
 
-KINDS = ("monte_carlo", "exact", "propagation", "empirical")
+KINDS = ("monte_carlo", "exact", "propagation", "empirical", "auto")
 
 
 def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator) -> list[list[Tensor]]:
@@ -22,7 +22,8 @@ def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator
             ``exact``: as many columns as a datum has outputs; any loss that is convex in the outputs will do, and gives
             the Gauss-Newton matrix. ``propagation``: random signs times those columns, one backward pass for
             each of `samples` (Martens, Sutskever and Swersky 2012); in expectation, for any convex loss. ``empirical``:
-            the gradient of every datum at its actual targets, as in `EmpiricalFisher`.
+            the gradient of every datum at its actual targets, as in `EmpiricalFisher`. ``auto``: ``monte_carlo`` where
+            the loss stands for a known distribution, else ``propagation``.
         samples: How many, for ``monte_carlo`` and ``propagation``.
         generator: Where random numbers come from.
 
@@ -40,7 +41,7 @@ def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator
     if kind == "empirical":
         return [data_gradients(point)[1]]
     likelihood = _likelihood(point, kind)
-    if kind == "monte_carlo":
+    if kind == "monte_carlo" or (kind == "auto" and likelihood is not None):
         assert likelihood is not None
         drawn = [likelihood.sample(generator) for _ in range(samples)]
         return [[part / samples**0.5 for part in parts] for parts in drawn]
@@ -60,7 +61,7 @@ def _likelihood(point: Point, kind: str) -> Likelihood | None:
     try:
         return likelihood_at(point)
     except CombinationError as error:
-        if kind in ("exact", "propagation"):
+        if kind in ("exact", "propagation", "auto"):
             return None
         raise CombinationError(
             f"{error} For K-FAC of such a loss choose the kind 'propagation' (one backward pass) or 'exact' (option "

@@ -232,11 +232,11 @@ def nearest_output_factor(layer: Layer, calls: Sequence[Call], inputs: Tensor) -
 
 
 def _weighted(rows: Tensor, columns: Tensor, factor: Tensor) -> Tensor:
-    """Returns sum_n D_n' F D_n for D_n = rows_n' columns_n."""
-    if rows.shape[2] == 1:
-        rows, columns = rows[:, :, 0], columns[:, :, 0]
-        weights = ((rows @ factor) * rows).sum(dim=2, keepdim=True)
-        return (weights * columns).mT @ columns
+    """Returns sum_n D_n' F D_n for D_n = rows_n' columns_n, by whichever order of products takes fewer operations."""
+    p, r, c = rows.shape[2], rows.shape[3], columns.shape[3]
+    if p * (r * r + c * c) + p * p * (r + c) <= r * c * (p + r + c):
+        weights = (rows.flatten(1, 2) @ factor).view_as(rows) @ rows.mT
+        return columns.flatten(1, 2).mT @ (weights @ columns).flatten(1, 2)
     parts = [
         gradients.flatten(1, 2).mT @ (factor[:, None] @ gradients).flatten(1, 2)
         for gradients in _data_gradients(rows, columns)

@@ -242,7 +242,7 @@ class KFAC(KroneckerOperator):
         kind: ``"monte_carlo"``: targets drawn from the model, one backward pass per sample. ``"exact"``: the whole
             expectation, as many backward passes as a datum has outputs. ``"propagation"``: an unbiased estimate of
             that for any loss that is convex in the outputs, one backward pass per sample. ``"empirical"``: the actual
-            targets.
+            targets. ``"auto"``: ``monte_carlo`` where the loss stands for a known distribution, else ``propagation``.
         samples: Draws per datum, for ``monte_carlo`` and ``propagation``.
         setting: ``"expand"`` or ``"reduce"``, how weight sharing is approximated; ``"nearest"``: nearly the Kronecker
             product that is nearest to the block, at the cost of the gradients of single data for layers with shared

@@ -131,7 +131,7 @@ def statistics(
     """
     # Where curvature has samples of its own (`Objective.with_curvature_batch`), so have the factors.
     point = getattr(point, "products", point)
-    if isinstance(point, Point):
+    if point.keeps_graph:
         return _of_piece(point, recipe, generator, bases or {}, excluded)
     total = Statistics()
     if len(point.objective.pieces) > 1:
