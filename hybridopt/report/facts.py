@@ -11,9 +11,7 @@ from typing import Any
 from hybridopt.report.ranking import median, ranking_table
 from hybridopt.report.text import DASH, one_line, plural
 from hybridopt.results import Results, Run
-
-MIN_SEEDS = 6
-"""With fewer seeds no paired permutation test can become significant at 5 %."""
+from hybridopt.results.paired import MIN_SEEDS
 
 COSTS = ("forward", "gradient", "hvp", "ggnvp")
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hybridopt.report.text import DASH, count, metric, number
-from hybridopt.results import Results, Run, Target
+from hybridopt.results import Results, Run, Target, median_time
+from hybridopt.results.paired import DEAD
 
 SHARED_NOTE = "measured while other jobs ran on the same machine, so not to be compared"
 
@@ -20,21 +21,33 @@ class Time:
     """A median time to a target over the seeds of one setting.
 
     Attributes:
-        value: The median; None if fewer than half of the runs reached the target.
-        censored_at: How far the runs came that did not reach it (median), None if all did or none started.
-        final: Whether those runs are over; a running one may still reach the target.
+        value: The median, with runs that did not reach the target as infinitely late; None if that is half of them or
+            more: the median is censored.
+        censored_at: What a censored median exceeds at least; None if it is not censored, or no run has started.
+        final: Whether the runs are over; a running one may still reach the target.
+        low: Lower end of the median's 95 % bootstrap interval, None for too few seeds or a censored median.
+        high: Upper end, infinite if the runs do not bound the median from above.
     """
 
     value: float | None
     censored_at: float | None
     final: bool
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> str:
+        """The interval as text: "[11.0, 14.2]", empty if there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"[{number(self.low)}, {number(self.high)}{')' if math.isinf(self.high) else ']'}"
 
     def __str__(self) -> str:
         if self.value is not None:
-            return number(self.value)
+            return f"{number(self.value)} {self.interval}".rstrip()
         if self.censored_at is None:
             return DASH
-        return f"not reached in {number(self.censored_at)}" if self.final else f"not yet at {number(self.censored_at)}"
+        return f"> {number(self.censored_at)}" if self.final else f"not yet at {number(self.censored_at)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +67,8 @@ class RankingRow:
         reached: How many of them reached the target.
         gradient_equivalents: Time to target in gradient-equivalents.
         seconds: Time to target in seconds of training.
+        seconds_rank: Place by seconds, among the settings whose runs all had their machine alone; None for others and
+            for those that did not reach the target.
         train_loss: Loss on the training set at the end.
         validation_metric: Name of the validation metric shown.
         validation: Its best value.
@@ -78,6 +93,7 @@ class RankingRow:
     reached: int
     gradient_equivalents: Time
     seconds: Time
+    seconds_rank: int | None
     train_loss: float | None
     validation_metric: str | None
     validation: float | None
@@ -119,8 +135,14 @@ def ranking_table(results: Results, target: int = 0) -> list[RankingRow]:
             row = _ranking_row(task, labels[setting], setting, runs, goal, *shown)
             candidates.append((_order(row, runs, goal), row))
         candidates.sort(key=lambda pair: pair[0])
+        fast = sorted(
+            row.seconds.value for _, row in candidates if row.timing == "exclusive" and row.seconds.value is not None
+        )
         for place, (order, row) in enumerate(candidates, start=1):
-            rows.append(dataclasses.replace(row, rank=place if order[0] < 3 else None))
+            by_seconds = None
+            if row.timing == "exclusive" and row.seconds.value is not None:
+                by_seconds = 1 + fast.index(row.seconds.value)
+            rows.append(dataclasses.replace(row, rank=place if order[0] < 3 else None, seconds_rank=by_seconds))
     return rows
 
 
@@ -254,6 +276,7 @@ def _ranking_row(
         reached=reached,
         gradient_equivalents=cost,
         seconds=seconds,
+        seconds_rank=None,
         train_loss=median(run.final("train_loss") for run in runs),
         validation_metric=validation,
         validation=median(run.best(validation, mode) for run in runs) if validation else None,
@@ -277,14 +300,22 @@ def _median_test(runs: list[Run], metric_name: str | None) -> float | None:
 def _time(runs: list[Run], goal: Target | None, axis: str) -> tuple[Time, int]:
     if goal is None:
         return Time(None, None, True), 0
-    times = [run.time_to_target(goal, axis) for run in runs]
-    reached = sum(time.reached for time in times)
-    # A run that did not reach the target counts as infinitely late, so the median needs half of the runs.
-    middle = statistics.median(time.value if time.reached and time.value is not None else math.inf for time in times)
-    ends = [time.value for time in times if not time.reached and time.value]  # a run that failed at 0 says nothing
+    found = [(run, run.time_to_target(goal, axis)) for run in runs]
+    reached = sum(time.reached for _, time in found)
     waiting = any(run.state in ("running", "killed", "interrupted", "pending") for run in runs)
-    value = middle if math.isfinite(middle) else None
-    return Time(value, statistics.median(ends) if ends else None, not waiting), reached
+    # A run that has not started says nothing; one that died will never reach the target.
+    found = [(run, time) for run, time in found if time.value is not None or run.state in DEAD]
+    if not found:
+        return Time(None, None, not waiting), reached
+    times = [time.value if time.reached and time.value is not None else math.inf for _, time in found]
+    ends = [math.inf if run.state in DEAD else time.value or 0.0 for run, time in found]
+    estimate = median_time(times, ends)
+    if math.isfinite(estimate.median):
+        return Time(estimate.median, None, not waiting, estimate.low, estimate.high), reached
+    bound = estimate.bound
+    if bound is None:  # all died: how far they came is all that is known
+        bound = max(time.value or 0.0 for _, time in found)
+    return Time(None, bound or None, not waiting), reached
 
 
 def _order(row: RankingRow, runs: list[Run], goal: Target | None) -> tuple[float, ...]:

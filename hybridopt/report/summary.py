@@ -17,9 +17,10 @@ UNIT = (
     "samples. Linear algebra beside that is not counted, so seconds always stand next to it."
 )
 TIMES = (
-    'Time to target is where an evaluation first met the target. A run that did not is censored: "not reached '
-    'in 40" says that it would need more than 40, not how much more. With several seeds it is the median, and '
-    "a run that did not reach the target counts as infinitely late."
+    'Time to target is where an evaluation first met the target. A run that did not is censored: "> 40" says that it '
+    "would need more than 40, not how much more. With several seeds the number is the median, in which a run that did "
+    "not reach the target counts as infinitely late; behind it stands a 95 % bootstrap interval of the median (from 3 "
+    "seeds on; with fewer than 6 it covers less than it says)."
 )
 CLOCK = "Seconds are training time: the clock waits for the device and stands still during evaluation and logging."
 

@@ -4,6 +4,9 @@
     >>> sweep = results.load("outputs/quickstart")   # doctest: +SKIP
     >>> sweep.runs_frame()                           # doctest: +SKIP
 
+`results.intervals`, `results.paired` and `results.profiles` hold the statistics: medians of censored times with
+bootstrap intervals, paired permutation tests with Holm's correction, performance profiles with their area.
+
 Nothing here imports torch or needs the code that made the runs. Histories are read when they are first asked
 for, so loading a thousand runs is quick; torn last lines, missing files and runs that are still going are no
 errors.
@@ -12,7 +15,29 @@ errors.
 from __future__ import annotations
 
 from hybridopt.results.collection import Results
+from hybridopt.results.intervals import MedianTime, median_time
 from hybridopt.results.loading import load
+from hybridopt.results.paired import PairTest, compare_pairs, holm, sign_flip_p
+from hybridopt.results.profiles import Profile, common_problems, pairwise_scores, profiles
 from hybridopt.results.run import AXES, STATES, Curve, Run, Target, TimeToTarget
 
-__all__ = ["AXES", "STATES", "Curve", "Results", "Run", "Target", "TimeToTarget", "load"]
+__all__ = [
+    "AXES",
+    "STATES",
+    "Curve",
+    "MedianTime",
+    "PairTest",
+    "Profile",
+    "Results",
+    "Run",
+    "Target",
+    "TimeToTarget",
+    "common_problems",
+    "compare_pairs",
+    "holm",
+    "load",
+    "median_time",
+    "pairwise_scores",
+    "profiles",
+    "sign_flip_p",
+]

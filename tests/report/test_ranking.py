@@ -84,7 +84,7 @@ class TestTimes:
         write_run(tmp_path, method=SLOW)
         (row,) = ranking_table(load(tmp_path))
         assert row.reached == 0
-        assert str(row.gradient_equivalents) == "not reached in 40.0"
+        assert str(row.gradient_equivalents) == "> 40.0"
 
     def test_running_has_not_reached_it_yet(self, tmp_path: Path) -> None:
         directory = write_run(tmp_path, method=SLOW, end="running")
@@ -118,12 +118,41 @@ class TestTimes:
             edit_status(directory, targets=[{"metric": "validation_accuracy", "value": 0.95, "mode": "max"}])
         (row,) = ranking_table(load(tmp_path))
         assert row.reached == 1
-        assert str(row.gradient_equivalents) == "not reached in 40.0"
+        assert str(row.gradient_equivalents) == "> 40.0"
         assert ranking_texts([row])[0]["target reached"] == "1/3"
 
     def test_time_texts(self) -> None:
         assert str(Time(12.3456, None, True)) == "12.3"
         assert str(Time(None, None, True)) == "–"
+        assert str(Time(12.3456, None, True, 11.0, math.inf)) == "12.3 [11.0, ∞)"
+        assert str(Time(12.3456, None, True, 11.0, 14.2)) == "12.3 [11.0, 14.2]"
+
+    def test_seeds_have_an_interval_around_the_median(self, tmp_path: Path) -> None:
+        for seed in range(6):
+            write_run(tmp_path, method=FAST, seed=seed)
+        (row,) = ranking_table(load(tmp_path))
+        times = [run.time_to_target().value for run in load(tmp_path).runs]
+        assert min(times) <= row.gradient_equivalents.low <= row.gradient_equivalents.value  # type: ignore[operator, type-var]
+        assert row.gradient_equivalents.value <= row.gradient_equivalents.high <= max(times)  # type: ignore[operator, type-var]
+        assert row.gradient_equivalents.interval in ranking_texts([row])[0]["to target [gradient-equivalents]"]
+
+    def test_died_at_the_start_does_not_lower_what_is_known(self, tmp_path: Path) -> None:
+        for seed in range(3):
+            directory = write_run(tmp_path, method=SLOW, seed=seed, end="done" if seed else "failed")
+            if seed == 0:
+                (directory / "history.jsonl").write_text("")
+                edit_status(directory, gradient_equivalents=0.0, seconds=0.0, steps=0)
+        (row,) = ranking_table(load(tmp_path))
+        assert str(row.gradient_equivalents) == "> 40.0"
+
+    def test_rank_by_seconds_is_for_runs_alone_on_their_machine(self, tmp_path: Path) -> None:
+        quick = Method("quick", "newton", 0.3, 1, {"gradient": 1, "hvp": 0.5}, seconds=0.01)
+        for method, timing in ((FAST, "exclusive"), (quick, "exclusive"), (MIDDLE, "shared"), (SLOW, "exclusive")):
+            write_run(tmp_path, method=method, timing=timing)
+        found = {row.label: (row.rank, row.seconds_rank) for row in ranking_table(load(tmp_path))}
+        assert found["fast"] == (1, 2)
+        assert found["quick"][1] == 1
+        assert found["middle"][1] is found["slow"][1] is None
 
     def test_median_and_nan(self) -> None:
         assert median([1.0, math.nan, 2.0]) == 2.0

@@ -93,7 +93,7 @@ class TestPage:
         for method in METHODS:
             assert method.name in page.text.replace("_ ", "_")
         for text in (
-            "not reached in 40.0",
+            "> 40.0",
             "quasi-newton",
             "escape: negative curvature",
             "Gauss-Newton products",
