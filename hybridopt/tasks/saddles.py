@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,9 @@ from hybridopt.objective import Objective
 from hybridopt.tasks import saddle_functions as functions
 from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
 
+BATCH = 32
+"""Default mini-batch of the task."""
+
 Parts = tuple[nn.Module, Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]
 """Model at the saddle, loss, inputs and targets, float64."""
 
@@ -33,7 +37,7 @@ class SaddleProblem:
 
     Attributes:
         name: Name.
-        build: Returns model, loss, inputs and targets; functions without data have one sample.
+        build: Returns model, loss, inputs and targets; functions without data have dummy samples.
         goal: A value at or below which the saddle, and those that may come after it, have been left.
         lr: A sensible rate of gradient descent: below the inverse of the largest curvature that it meets.
         strict: Whether the Hessian at the start has a negative eigenvalue; if not, higher derivatives lead down.
@@ -143,7 +147,8 @@ def value_of(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _function(function: Callable[[Tensor], Tensor], n: int) -> Callable[[], Parts]:
-    zero = torch.zeros(1, 1, dtype=torch.float64)
+    # As many samples as a mini-batch, all of them nothing, so that a step of any method sees the function.
+    zero = torch.zeros(BATCH, 1, dtype=torch.float64)
     return lambda: (AtPoint(function, torch.zeros(n, dtype=torch.float64)), value_of, zero, zero)
 
 
@@ -304,12 +309,12 @@ class SaddleTask(Task):
         """Options of `SaddleTask`.
 
         Args:
-            batch_size: Mini-batch, at most the number of samples (functions have one).
+            batch_size: Mini-batch; functions have 32 samples that are all alike.
             epochs: Default budget.
             problem: Name of the problem.
         """
 
-        batch_size: int = option(32, ge=1, help="mini-batch; at most the number of samples is taken")
+        batch_size: int = option(BATCH, ge=1, help="mini-batch of optimizers that step on few samples")
         epochs: float = option(1000.0, gt=0, help="default budget")
         problem: str = option("digits", help="name of the problem")
 
@@ -318,9 +323,6 @@ class SaddleTask(Task):
     def __init__(self, config: TaskConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         self.problem = problem(self.config.problem)
-        _, self._loss, inputs, _ = self.problem.build()
-        # Functions have one sample.
-        self.config.batch_size = min(self.config.batch_size, len(inputs))
         self.targets = (Target("train_loss", self.problem.goal, "min"),)
 
     def build_splits(self, seed: int) -> Splits:
@@ -352,7 +354,12 @@ class SaddleTask(Task):
             outputs: Of the model.
             targets: That belong to them.
         """
-        return self._loss(outputs, targets)
+        return self._loss_fn(outputs, targets)
+
+    @cached_property
+    def _loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
+        # Not at construction: building the digits reads their file.
+        return self.problem.build()[1]
 
     def trivial_loss(self, splits: Splits) -> float:
         """Returns the value at the saddle.
