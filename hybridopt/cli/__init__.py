@@ -22,7 +22,7 @@ _COMMANDS = {
     "run": "train, or compare: takes Hydra overrides and every Hydra flag (hybridopt run --help)",
     "status": "how the runs below a directory stand",
     "report": "write report.html and report.md for the runs below a directory",
-    "list": "names to choose from: optimizers, tasks, escapes, schedules, trackers, experiments",
+    "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
     "doctor": "what this machine has, and what curvature costs on it",
     "job": "do the one run whose directory is given (what a sweep starts for each run)",
 }

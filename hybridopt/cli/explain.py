@@ -8,7 +8,7 @@ from typing import Any
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
 from hybridopt.experiment import parts
 
-_GROUPS = ("task", "optimizer", "escape", "schedule", "budget", "tracker", "launcher", "experiment")
+_GROUPS = ("task", "optimizer", "escape", "schedule", "data", "budget", "tracker", "launcher", "experiment")
 
 
 def explain(error: BaseException) -> BaseException:

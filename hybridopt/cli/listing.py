@@ -12,6 +12,7 @@ KINDS = {
     "tasks": "task",
     "escapes": "escape",
     "schedules": "schedule",
+    "data": "data",
     "trackers": "tracker",
     "experiments": "experiment",
 }

@@ -134,7 +134,7 @@ def _columns(point: Point, of: str) -> list[list[Tensor]] | None:
     """Columns whose squared gradients add up to the diagonal; None where n products are needed, or fewer."""
     if of == "fisher":
         likelihood_at(point)
-    if not isinstance(point, Point) or couples_data(point):
+    if not point.keeps_graph or couples_data(point):
         return None
     if of == "empirical_fisher":
         return [data_gradients(point)[1]]

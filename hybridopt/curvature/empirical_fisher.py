@@ -93,7 +93,7 @@ def data_gradients(
     """
     if reduction not in (None, "mean", "sum"):
         raise ConfigError(f"reduction must be 'mean', 'sum' or None, not {reduction!r}.")
-    if not isinstance(point, Point):
+    if not point.keeps_graph:
         raise CombinationError("Gradients of single data need the whole batch at once, not micro-batches.")
     point.require_outputs()
     samples = point.objective.samples

@@ -178,7 +178,7 @@ def likelihood_at(point: Point) -> Likelihood:
     Raises:
         CombinationError: If the loss is not known to stand for one, with the reason.
     """
-    if not isinstance(point, Point):
+    if not point.keeps_graph:
         raise CombinationError(
             "A likelihood needs the outputs of the whole batch at once: do not evaluate in micro-batches, or take the "
             "Gauss-Newton matrix."
@@ -292,7 +292,7 @@ def output_hessian_root(point: Point) -> Iterator[list[Tensor]]:
     Raises:
         CombinationError: If the loss couples the data, is not convex in the outputs, or has several outputs.
     """
-    if not isinstance(point, Point):
+    if not point.keeps_graph:
         raise CombinationError("The square root of the output Hessian needs the whole batch at once.")
     outputs = point.outputs
     if len(outputs) != 1:

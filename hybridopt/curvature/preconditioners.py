@@ -224,7 +224,7 @@ class KFACPreconditioner(Preconditioner):
         """Takes the factors; see `Preconditioner.build`."""
         from hybridopt.curvature.kronecker import KFAC
 
-        if not isinstance(point, Point):
+        if not point.keeps_graph:
             raise CombinationError("K-FAC needs the whole batch at once, not micro-batches.")
         self._operator = KFAC(point.objective, kind="propagation", generator=generator)
         return {}

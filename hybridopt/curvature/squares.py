@@ -52,7 +52,7 @@ def squared_gradients(
     Raises:
         CombinationError: If the objective is evaluated in micro-batches.
     """
-    if not isinstance(point, Point):
+    if not point.keeps_graph:
         raise CombinationError("Gradients of single data need the whole batch at once, not micro-batches.")
     space, samples = point.space, point.objective.samples
     out = torch.zeros(space.n, dtype=space.dtype, device=space.device)

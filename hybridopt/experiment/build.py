@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hybridopt.core import ConfigError
+from hybridopt.data import Batches, DataPolicy
 from hybridopt.experiment import parts
-from hybridopt.experiment.batches import Batches
 from hybridopt.experiment.config import RunConfig, batch_policy
 from hybridopt.experiment.randomness import seed_everything
 from hybridopt.experiment.schedules import Schedule
@@ -30,7 +30,8 @@ class Experiment:
         model: The module that is trained.
         optimizer: Moves the model's parameters.
         schedule: Moves the optimizer's rate.
-        batches: Says which samples a step sees.
+        batches: The training data in batches of the size that the config asks for.
+        data: Draws the samples of each step from them.
         limits: The budget with the task's default filled in.
         device: Where it all is.
     """
@@ -41,6 +42,7 @@ class Experiment:
     optimizer: Any
     schedule: Schedule
     batches: Batches
+    data: DataPolicy
     limits: dict[str, float | None]
     device: torch.device
 
@@ -81,12 +83,13 @@ def build(config: RunConfig, device: str | None = None) -> Experiment:
     limits = limits_of(config, task)
     model = task.model(config.seed).to(where, dtype)
     optimizer = build_optimizer(config, model)
-    schedule = build_schedule(config, optimizer, batches.steps_per_epoch, limits)
+    data = build_data(config, batches)
+    schedule = build_schedule(config, optimizer, data.steps_per_epoch, limits)
     # With a task of its own, in case the loss remembers anything.
     warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
     # What came before (initialization, data, warm-up) must not depend on how many numbers it drew.
     seed_everything(config.seed)
-    return Experiment(task, splits, model, optimizer, schedule, batches, limits, where)
+    return Experiment(task, splits, model, optimizer, schedule, batches, data, limits, where)
 
 
 def build_task(config: RunConfig) -> Any:
@@ -143,6 +146,20 @@ def build_schedule(
     return cls(cls.Config(**options), optimizer, steps_per_epoch, _total_steps(limits, steps_per_epoch))
 
 
+def build_data(config: RunConfig, batches: Batches) -> DataPolicy:
+    """Returns the data policy that a config names.
+
+    Args:
+        config: A checked config.
+        batches: The training data in batches.
+
+    Raises:
+        ConfigError: If the policy does not go with the batches.
+    """
+    cls = parts.part_class("data", config.data["name"])
+    return cls(batches, **{key: value for key, value in config.data.items() if key != "name"})
+
+
 def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
     """Finds what only building finds: a batch larger than the data, parts that do not fit, an open-ended schedule.
 
@@ -156,7 +173,7 @@ def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
     """
     batches = _batches(config, task, splits)
     optimizer = build_optimizer(config, torch.nn.Linear(2, 1))
-    build_schedule(config, optimizer, batches.steps_per_epoch, limits_of(config, task))
+    build_schedule(config, optimizer, build_data(config, batches).steps_per_epoch, limits_of(config, task))
 
 
 def limits_of(config: RunConfig, task: Any) -> dict[str, float | None]:

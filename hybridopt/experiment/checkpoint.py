@@ -24,6 +24,7 @@ def save(trainer: Trainer) -> None:
             "model": parts.model.state_dict(),
             "optimizer": parts.optimizer.state_dict(),
             "schedule": parts.schedule.state_dict(),
+            "data": parts.data.state_dict(),
             "ledger": trainer.objective.ledger.state_dict(),
             "random": random_state(parts.device),
             "targets": trainer.targets.entries,
@@ -51,6 +52,7 @@ def restore(trainer: Trainer) -> bool:
     parts.model.load_state_dict(state["model"])
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.schedule.load_state_dict(state["schedule"])
+    parts.data.load_state_dict(state.get("data", {}))  # absent in checkpoints from before there was a choice
     trainer.objective.ledger.load_state_dict(state["ledger"])
     trainer.targets.entries = state["targets"]
     trainer.best.load_state_dict(state["best"])

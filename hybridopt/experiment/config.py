@@ -64,6 +64,7 @@ class RunConfig:
         optimizer: Name and options of the optimizer.
         escape: Name and options of the escape strategy, ``none`` for none.
         schedule: Name and options of the learning-rate schedule.
+        data: Name and options of the data policy: which samples a step sees.
         budget: When the run ends.
         tracker: Name and options of the tracker that mirrors the run.
         launcher: How sweeps are started.
@@ -84,6 +85,7 @@ class RunConfig:
     optimizer: dict[str, Any] = option({"name": "adam"})
     escape: dict[str, Any] = option({"name": "none"})
     schedule: dict[str, Any] = option({"name": "none"})
+    data: dict[str, Any] = option({"name": "one"})
     budget: Budget = dataclasses.field(default_factory=Budget)
     tracker: dict[str, Any] = option({"name": "none"})
     launcher: Launcher = dataclasses.field(default_factory=Launcher)

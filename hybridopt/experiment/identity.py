@@ -14,7 +14,19 @@ from hybridopt.experiment.jsonio import to_plain
 FORMAT = 1
 """Version of the run directory's layout and of what enters `run_id`; another one is another run."""
 
-IDENTITY = ("task", "optimizer", "escape", "schedule", "budget", "seed", "dtype", "device", "threads", "eval_every")
+IDENTITY = (
+    "task",
+    "optimizer",
+    "escape",
+    "schedule",
+    "data",
+    "budget",
+    "seed",
+    "dtype",
+    "device",
+    "threads",
+    "eval_every",
+)
 """The config keys that a run's numbers depend on; paths, tracker, launcher and the like are left out."""
 
 
@@ -22,8 +34,9 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     """Returns the identity of a run: 16 hexadecimal digits.
 
     Two configs get the same id exactly if they agree in format version, resolved task, optimizer, escape,
-    schedule, budget, seed, dtype, kind of device, threads and interval of evaluations. How a number is written
-    (1 or 1.0, 1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no difference.
+    schedule, data policy, budget, seed, dtype, kind of device, threads and interval of evaluations. How a number is
+    written (1 or 1.0, 1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no
+    difference; neither does the data policy ``one``, which is what there was before there was a choice.
 
     Args:
         config: The resolved config; keys that are not part of the identity are ignored.
@@ -36,6 +49,8 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     for key in IDENTITY:
         if key not in without:
             kept[key] = config.get(key)
+    if kept.get("data") == {"name": "one"}:
+        kept["data"] = None  # what runs did before there was a choice: their identity stays
     device = str(kept.get("device") or "cpu")
     if device == "auto":
         raise ConfigError("A run's identity needs a real device: resolve device=auto to cpu or cuda first.")

@@ -28,7 +28,7 @@ class Trainer:
 
     Args:
         config: The run's config.
-        parts: Task, data, model, optimizer, schedule, batches.
+        parts: Task, data, model, optimizer, schedule, data policy.
         store: Where rows and checkpoints go.
         stop: Asked after every step; returns why the run should stop early, or None.
         observer: Called with every row once it is recorded.
@@ -52,7 +52,7 @@ class Trainer:
         self.reference = parts.task.reference_samples(parts.splits)
         inputs, targets, key = parts.batches.batch(0)
         self.objective = Objective(parts.model, parts.task.loss, inputs, targets, key=key)
-        per_epoch = parts.batches.steps_per_epoch
+        per_epoch = parts.data.steps_per_epoch
         self.eval_steps = max(1, round(config.eval_every * per_epoch))
         self.log_steps = config.log_every or (MINI_LOG_EVERY if per_epoch >= MINI_LOG_EVERY else 1)
 
@@ -69,13 +69,15 @@ class Trainer:
         ending = self.over()
         self.clock.start()
         while ending is None:
-            inputs, targets, key = self.parts.batches.batch(self.step)
-            self.objective = self.objective.with_batch(inputs, targets, key=key)
+            self.objective = self.parts.data.draw(self.objective, self.step)
             try:
                 self.parts.optimizer.step(self.objective)
             except NonFiniteError as error:
                 ending = "diverged", str(error)
                 break
+            event = self.parts.data.after_step(self.parts.optimizer, self.objective)
+            if event is not None:
+                self.parts.optimizer.report.events.append(event)
             self.step += 1
             self.parts.schedule.after_step(self.step)
             ending = self.over()
@@ -108,7 +110,7 @@ class Trainer:
         """Returns where the run stands, on all axes."""
         return {
             "step": self.step,
-            "epoch": self.step / self.parts.batches.steps_per_epoch,
+            "epoch": self.parts.data.epochs(self.step),
             "gradient_equivalents": self.objective.ledger.gradient_equivalents(self.reference),
             "seconds": self.clock.seconds,
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 from hybridopt.core import ConfigError, HybridoptError, Registry, make_config, to_dict
 
-KINDS = ("task", "optimizer", "escape", "schedule", "tracker")
+KINDS = ("task", "optimizer", "escape", "schedule", "data", "tracker")
 """Config groups whose options come from a registry."""
 
 EXTERNAL = "external"
@@ -37,6 +37,8 @@ def registry(kind: str) -> Registry:
         from hybridopt.escape import registry as found
     elif kind == "schedule":
         from hybridopt.experiment.schedules import registry as found
+    elif kind == "data":
+        from hybridopt.data import registry as found
     elif kind == "tracker":
         from hybridopt.experiment.trackers import registry as found
     else:

@@ -103,6 +103,7 @@ class MicroBatched(Objective):
             piece = object.__new__(Objective)
             piece.__dict__.update({key: value for key, value in self.__dict__.items() if key not in _OWN})
             piece._decay = Decay()
+            piece.curvature_batch = piece.overlap = None
             inputs, targets = tree_map(
                 lambda leaf, rows=rows: leaf[rows] if isinstance(leaf, Tensor) else leaf, (self.inputs, self.targets)
             )
@@ -170,7 +171,7 @@ class MicroBatched(Objective):
         Raises:
             ObjectiveError: If `hidden` is asked for and there are several pieces.
         """
-        if len(self.pieces) == 1:
+        if len(self.pieces) == 1 or self.curvature_batch is not None:
             return super().at(hidden=hidden)  # type: ignore[return-value]
         if hidden:
             raise ObjectiveError(
@@ -205,6 +206,8 @@ class MicroBatchedPoint:
     Args:
         objective: Where it stands.
     """
+
+    keeps_graph = False
 
     def __init__(self, objective: MicroBatched) -> None:
         self.objective = objective

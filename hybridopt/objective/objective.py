@@ -76,6 +76,8 @@ class Objective:
         self._space: ParameterSpace | None = None
         self._slots: Slots | None = None
         self._decay = Decay()
+        self.curvature_batch: Objective | None = None
+        self.overlap: Objective | None = None
         self._set_batch(inputs, targets, samples, key)
 
     @classmethod
@@ -126,9 +128,63 @@ class Objective:
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
+        other.curvature_batch = other.overlap = None
         if key is None and inputs is self.inputs and targets is self.targets:
             key = self.key
         other._set_batch(inputs, targets, samples, key)
+        return other
+
+    def with_curvature_batch(
+        self, inputs: Any, targets: Any = None, *, samples: int | None = None, key: str | None = None
+    ) -> Objective:
+        """Returns this objective with other samples for curvature.
+
+        Value and gradient stay on the batch, and so do acceptance tests; the products of `at` are those of the other
+        samples (Byrd, Chin, Neveitt and Nocedal 2011). The ledger counts both.
+
+        Args:
+            inputs: The samples for curvature.
+            targets: What the loss compares with.
+            samples: As in the constructor.
+            key: As in the constructor.
+
+        Raises:
+            ObjectiveError: If there are no samples.
+
+        Example:
+            >>> model = nn.Linear(3, 1)
+            >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
+            >>> objective = Objective(model, nn.functional.mse_loss, x, y).with_curvature_batch(x[:2], y[:2])
+            >>> _ = objective.at().hessian() @ torch.ones(4)
+            >>> objective.ledger.samples["gradient"], objective.ledger.samples["hvp"]
+            (10, 2)
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.curvature_batch = self.with_batch(inputs, targets, samples=samples, key=key)
+        other.renew()
+        return other
+
+    def with_overlap(
+        self, inputs: Any, targets: Any = None, *, samples: int | None = None, key: str | None = None
+    ) -> Objective:
+        """Returns this objective with the part of its batch that the next batch will share, as `overlap`.
+
+        On it a stochastic quasi-Newton method compares gradients (Berahas, Nocedal and Takac 2016).
+
+        Args:
+            inputs: The shared samples.
+            targets: What the loss compares with.
+            samples: As in the constructor.
+            key: As in the constructor.
+
+        Raises:
+            ObjectiveError: If there are no samples.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.overlap = self.with_batch(inputs, targets, samples=samples, key=key)
+        other.renew()
         return other
 
     def in_micro_batches(
@@ -199,6 +255,10 @@ class Objective:
         bound.__dict__.update(self.__dict__)
         bound._space, bound._slots = space, slots
         bound._decay = Decay.of_groups(space, groups) if regularize else Decay()
+        if self.curvature_batch is not None:
+            bound.curvature_batch = self.curvature_batch.bind(groups, regularize=regularize)
+        if self.overlap is not None:
+            bound.overlap = self.overlap.bind(groups, regularize=regularize)
         return bound
 
     @property
@@ -301,6 +361,10 @@ class Objective:
         Raises:
             ObjectiveError: If the loss is not a scalar or has no graph.
         """
+        if self.curvature_batch is not None:
+            from hybridopt.objective.split_point import SplitPoint
+
+            return SplitPoint(self, hidden=hidden)  # type: ignore[return-value]
         guard = twice_differentiable(hidden=hidden)
         with self._evaluation(at_start=self._at_start), torch.enable_grad(), guard as demand:
             loss, outputs = self._forward(separate=True)
@@ -365,6 +429,9 @@ class Objective:
         self._at_start = True
         self.start_loss: Tensor | None = None
         self.start_gradients: Sequence[Tensor | None] | None = None
+        for companion in (self.curvature_batch, self.overlap):
+            if companion is not None:
+                companion.renew()
 
     def _remember_start(self, loss: Tensor, gradients: Sequence[Tensor | None] | None = None) -> None:
         """Keeps what the first evaluation at the model's own parameters found, for the report and for p.grad."""

@@ -63,6 +63,9 @@ class Point:
         gradient: Gradient of the function, shape (n,).
     """
 
+    keeps_graph = True
+    """Whether outputs and products come from one graph over the whole batch."""
+
     def __init__(
         self,
         objective: Objective,

@@ -35,6 +35,7 @@ registry = Registry(
         "bfgs": "hybridopt.optimizers.bfgs:BFGS",
         "ssbroyden": "hybridopt.optimizers.ssbroyden:SSBroyden",
         "lbfgs": "hybridopt.optimizers.lbfgs:LBFGS",
+        "stochastic_lbfgs": "hybridopt.optimizers.stochastic_lbfgs:StochasticLBFGS",
         "sr1": "hybridopt.optimizers.sr1:SR1",
         "lsr1": "hybridopt.optimizers.lsr1:LSR1",
         "newton_cg": "hybridopt.optimizers.newton_cg:NewtonCG",

@@ -79,3 +79,16 @@ class LBFGS(Searching):
         known = len(self._current) > 0
         self._current.clear()
         return known
+
+    def precondition(self, objective: Objective, vector: Tensor) -> Tensor:
+        """Returns the inverse quasi-Newton matrix times a vector; a growing batch is judged by it.
+
+        Args:
+            objective: Bound to the parameters.
+            vector: Shape (n,).
+        """
+        pairs = self._pairs(objective)
+        product = pairs.inverse_product(vector)
+        # The next gradient is not this vector plus a change.
+        self.memory["pairs"]["follows"] = False
+        return product

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridopt.core import ConfigError
-from hybridopt.experiment.batches import LARGE, Batches
+from hybridopt.data.batches import LARGE, Batches
 from hybridopt.tasks import Split
 
 
