@@ -49,8 +49,8 @@ class Newton(DenseOptimizer):
     the lowest eigenvalue is negative beyond rounding, the step goes along its eigenvector, so saddles are left.
 
     Report: ``inner_iterations`` (products), ``negative`` (negative eigenvalues), ``modified`` (how many eigenvalues
-    were changed), ``evaluations``, ``step_size``, ``search`` (how the line search ended); ``curvature`` along the step where
-    it leaves a saddle.
+    were changed), ``evaluations``, ``step_size``, ``search`` (how the line search ended); ``curvature``
+    along the step where it leaves a saddle.
 
     Args:
         params: Parameters, named parameters or param groups.

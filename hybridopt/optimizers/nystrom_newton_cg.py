@@ -61,7 +61,8 @@ class NystromNewtonCG(Optimizer):
     size no longer fits is made anew.
 
     Report: ``inner_iterations``, ``products`` (those of the preconditioner included), ``status`` of the solver,
-    ``evaluations``, ``step_size``, ``search`` (how the line search ended), ``curvature`` where negative curvature was met.
+    ``evaluations``, ``step_size``, ``search`` (how the line search ended), ``curvature``
+    where negative curvature was met.
 
     Args:
         params: Parameters, named parameters or param groups.

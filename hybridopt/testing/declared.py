@@ -74,9 +74,9 @@ def schedulers_set_the_rate(subject: Subject) -> None:
             schedule.step()
             wanted.step()
     only_if(subject.name != "torch:LBFGS", "the search of torch.optim.LBFGS divides by the rate")
-    run(optimizer, problem, range(2, 5))  # over the switch of the hybrids
+    run(optimizer, problem, range(2, 4))  # over the switch of the hybrids
     before = problem.parameters()
-    for step in range(5, 7):
+    for step in range(4, 6):
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         run(optimizer, problem, range(step, step + 1))

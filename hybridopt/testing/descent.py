@@ -11,6 +11,9 @@ from hybridopt.testing.outcome import conformance, only_if, require
 from hybridopt.testing.problems import regression, run, training, valley
 from hybridopt.testing.subject import Subject
 
+# Those of them that are meant for mini-batches take steps of a given length.
+_WHOLE = "asked of quasi-Newton and Newton methods for large or full batches only"
+
 
 @conformance("descent")
 def falls_on_a_quadratic(subject: Subject) -> None:
@@ -26,7 +29,7 @@ def falls_on_a_quadratic(subject: Subject) -> None:
 @conformance("descent")
 def reaches_the_end_of_rosenbrocks_valley(subject: Subject) -> None:
     """To 1e-8 within 300 steps; for quasi-Newton and Newton methods."""
-    only_if(subject.globalized, "asked of the families quasi-newton and newton only")
+    only_if(subject.globalized, _WHOLE)
     problem = valley()
     optimizer = subject.create(problem.model.parameters())
     for _ in range(300):
@@ -52,7 +55,7 @@ def falls_on_a_small_classifier(subject: Subject) -> None:
 @conformance("descent")
 def never_goes_up(subject: Subject) -> None:
     """On one deterministic function, with unequal rates; for quasi-Newton and Newton methods."""
-    only_if(subject.globalized, "asked of the families quasi-newton and newton only")
+    only_if(subject.globalized, _WHOLE)
     problem = training(dtype=torch.float64)
     rates = {"lr": 1.0}, {"lr": 1e-3}, {"lr": 0.1}
     parts = [problem.model[0].weight], [problem.model[0].bias], list(problem.model[2].parameters())
@@ -66,7 +69,7 @@ def never_goes_up(subject: Subject) -> None:
 @conformance("descent")
 def says_how_the_step_went(subject: Subject) -> None:
     """`accepted`, `step_norm` and `evaluations` are those of the step that was done."""
-    only_if(subject.globalized, "asked of the families quasi-newton and newton only")
+    only_if(subject.globalized, _WHOLE)
     problem = training(dtype=torch.float64)
     optimizer = subject.create(problem.model.parameters())
     for _ in range(3):
@@ -92,6 +95,7 @@ def returns_loss_and_gradient_of_the_start(subject: Subject) -> None:
         torch.manual_seed(100 + step)
         wanted = twin.batch(step)()
         gradients = torch.autograd.grad(wanted, list(twin.model.parameters()))
+        wanted = wanted.detach()
         torch.manual_seed(100 + step)
         loss = optimizer.step(problem.batch(step))
         require(loss.shape == () and not loss.requires_grad, "step does not return a detached scalar")

@@ -18,7 +18,7 @@ from hybridopt.testing.problems import Training, run, training
 from hybridopt.testing.states import assert_same_state, flat_state, same
 from hybridopt.testing.subject import Subject
 
-_STEPS = 7
+_STEPS = 6
 
 
 def _checkpoint(problem: Training, optimizer: Any) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def _resumes(subject: Subject, model: str, dtype: torch.dtype, stop: int, *, ful
 
 @conformance("state")
 def resumes_to_the_last_bit_on_mini_batches(subject: Subject) -> None:
-    """After a checkpoint in step 4, read with ``weights_only=True``; dropout, BatchNorm, float32."""
+    """After four steps and a checkpoint, read with ``weights_only=True``; dropout, BatchNorm, float32."""
     _resumes(subject, "both", torch.float32, 4, full=False)
 
 
 @conformance("state")
 def resumes_to_the_last_bit_on_one_function(subject: Subject) -> None:
-    """After a checkpoint in step 5; all samples, float64."""
-    _resumes(subject, "plain", torch.float64, 5, full=True)
+    """After four steps and a checkpoint; all samples, float64."""
+    _resumes(subject, "plain", torch.float64, 4, full=True)
 
 
 @conformance("state")

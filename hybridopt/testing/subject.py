@@ -72,8 +72,9 @@ class Subject:
 
     @property
     def globalized(self) -> bool:
-        """Whether it is of a family that looks at the function before it moves, and never moves up."""
-        return self.family in ("quasi-newton", "newton")
+        """Whether it is a quasi-Newton or Newton method for large batches, which never lets the function rise."""
+        cls = self.cls
+        return cls is not None and cls.family in ("quasi-newton", "newton") and cls.batch != "mini"
 
     @property
     def has_groups(self) -> bool:
