@@ -23,7 +23,7 @@ _COMMANDS = {
     "status": "how the runs below a directory stand",
     "report": "write report.html and report.md for the runs below a directory",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
-    "doctor": "what this machine has, and what curvature costs on it",
+    "doctor": "what this machine has and what curvature costs on it; --optimizer: whether an optimizer keeps the rules",
     "job": "do the one run whose directory is given (what a sweep starts for each run)",
 }
 
