@@ -16,6 +16,7 @@ registry = Registry(
         "curvature": "hybridopt.data.curvature:CurvatureBatch",
         "overlap": "hybridopt.data.overlap:Overlap",
         "growing": "hybridopt.data.growing:Growing",
+        "resample": "hybridopt.data.resample:Resample",
     },
     entry_points="hybridopt.data",
 )

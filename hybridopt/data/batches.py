@@ -73,6 +73,19 @@ class Batches:
         self._data = data
         self._order: tuple[int, Tensor] | None = None
 
+    def replace(self, data: Any) -> None:
+        """Goes on with other data of the same number of samples, moved to where the old ones are.
+
+        Args:
+            data: A split.
+
+        Raises:
+            DataError: If it has another number of samples.
+        """
+        if len(data) != self.samples:
+            raise DataError(f"The new data have {len(data)} samples; those that they replace have {self.samples}.")
+        self._data = data.to(self._data.inputs.device, self._data.inputs.dtype)
+
     def order(self, epoch: int) -> Tensor:
         """Returns the order of the samples in an epoch, int64, on the device of the data.
 

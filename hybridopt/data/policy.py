@@ -38,6 +38,16 @@ class DataPolicy:
         self.config = make_config(self.Config, options, owner=name) if config is None else check(config, owner=name)
         self.batches = batches
 
+    def attach(self, task: Any) -> None:
+        """Tells the policy which task the data are of.
+
+        Args:
+            task: The task.
+
+        Raises:
+            ConfigError: If the policy does not go with it.
+        """
+
     def draw(self, objective: Objective, step: int) -> Objective:
         """Returns the objective on the samples of a step.
 

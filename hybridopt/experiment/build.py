@@ -83,7 +83,7 @@ def build(config: RunConfig, device: str | None = None) -> Experiment:
     limits = limits_of(config, task)
     model = task.model(config.seed).to(where, dtype)
     optimizer = build_optimizer(config, model)
-    data = build_data(config, batches)
+    data = build_data(config, batches, task)
     schedule = build_schedule(config, optimizer, data.steps_per_epoch, limits)
     # With a task of its own, in case the loss remembers anything.
     warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
@@ -146,18 +146,21 @@ def build_schedule(
     return cls(cls.Config(**options), optimizer, steps_per_epoch, _total_steps(limits, steps_per_epoch))
 
 
-def build_data(config: RunConfig, batches: Batches) -> DataPolicy:
+def build_data(config: RunConfig, batches: Batches, task: Any) -> DataPolicy:
     """Returns the data policy that a config names.
 
     Args:
         config: A checked config.
         batches: The training data in batches.
+        task: What they are of.
 
     Raises:
-        ConfigError: If the policy does not go with the batches.
+        ConfigError: If the policy does not go with the batches or the task.
     """
     cls = parts.part_class("data", config.data["name"])
-    return cls(batches, **{key: value for key, value in config.data.items() if key != "name"})
+    policy = cls(batches, **{key: value for key, value in config.data.items() if key != "name"})
+    policy.attach(task)
+    return policy
 
 
 def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
@@ -173,7 +176,7 @@ def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
     """
     batches = _batches(config, task, splits)
     optimizer = build_optimizer(config, torch.nn.Linear(2, 1))
-    build_schedule(config, optimizer, build_data(config, batches).steps_per_epoch, limits_of(config, task))
+    build_schedule(config, optimizer, build_data(config, batches, task).steps_per_epoch, limits_of(config, task))
 
 
 def limits_of(config: RunConfig, task: Any) -> dict[str, float | None]:
