@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
-from hybridopt.tasks.functions import problem
+from hybridopt.tasks.functions import problem, problems
 from tests.linalg.dense_models import cubic_value, trust_region_value
 from tests.optimizers.catalogue import Method, each, function, names, quadratic, rosenbrock, saddle, training
 
@@ -258,3 +258,22 @@ def test_badly_scaled_classics_are_solved(method: Method, name: str, factor: int
     )
     assert function_.solved(result.fun)
     assert result.cost["gradient_equivalents"] <= budget * 1.2 or result.status == "stalled"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("factor", "least"), [(1, 37), (10, 34)])
+@each(BOTH)
+def test_the_collection_of_test_functions_is_solved(method: Method, factor: int, least: int) -> None:
+    solved = 0
+    known = [entry for entry in problems() if entry.minima]
+    for entry in known:
+        objective = ho.Objective.from_function(entry, entry.start(factor))
+        optimizer = method.create(objective.model.parameters())
+        for _ in range(600):
+            if entry.solved(float(optimizer.step(objective))):
+                solved += 1
+                break
+            if objective.ledger.gradient_equivalents(1) > 2000:
+                break
+    assert len(known) == 37
+    assert solved >= least
