@@ -207,6 +207,23 @@ def test_what_a_step_costs() -> None:
     assert {kind: after[kind] - before[kind] for kind in after} == {"forward": 1, "gradient": 2, "hvp": 0, "ggnvp": 2}
 
 
+def test_factors_and_model_take_the_curvature_batch() -> None:
+    problem = training(dtype=DOUBLE)
+    few = problem.objective.with_batch(problem.inputs[:6], problem.targets[:6])
+    wanted = KFAC(few, kind="exact")
+    split = problem.objective.with_curvature_batch(problem.inputs[:6], problem.targets[:6])
+    optimizer = ho.create("kfac", problem.model.parameters(), fisher="exact")
+    before = dict(split.ledger.samples)
+    optimizer.step(split)
+    memory = optimizer.memory["factors"]
+    for layer, inputs, outputs in zip(wanted.layers, memory["inputs"], memory["outputs"], strict=True):
+        for found, expected in zip((inputs, outputs), wanted.factors(layer), strict=True):
+            torch.testing.assert_close(found, expected)
+    assert split.ledger.samples["ggnvp"] - before["ggnvp"] == 6
+    # The gradient on all 24; the point and one backward pass for each of 3 columns on 6.
+    assert split.ledger.samples["gradient"] - before["gradient"] == 24 + 6 + 3 * 6
+
+
 def test_other_parameters_are_named() -> None:
     problem = training("batch_norm")
     optimizer = ho.create("kfac", problem.model.parameters())
