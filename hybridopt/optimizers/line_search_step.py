@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hybridopt.globalization import LineSearchResult, armijo, noise_floor
+from hybridopt.globalization import LineSearchResult, NonmonotoneReference, armijo, noise_floor
 from hybridopt.objective import Objective
 
 if TYPE_CHECKING:
@@ -42,6 +42,22 @@ def scaled(optimizer: Optimizer, objective: Objective, direction: Tensor) -> tup
     return rate, direction
 
 
+def recent_maximum(optimizer: Optimizer, objective: Objective, value: float, window: int) -> float:
+    """Returns the largest of the last values on the same data (Grippo, Lampariello and Lucidi 1986).
+
+    Args:
+        optimizer: In whose memory they are, under ``reference``.
+        objective: Bound to it.
+        value: The function where the model stands; finite.
+        window: How many values count, this one among them; 1 for none but this one.
+    """
+    state = optimizer.memory.setdefault("reference", {"key": objective.key, "state": {}})
+    if state["key"] != objective.key or not objective.repeatable:
+        # Values on other data, or under other random numbers, are no measure.
+        state.update(key=objective.key, state={})
+    return NonmonotoneReference(state["state"], "max", window=window).update(value)
+
+
 def backtrack(
     optimizer: Optimizer,
     objective: Objective,
@@ -54,6 +70,7 @@ def backtrack(
     max_evaluations: int = 25,
     interpolate: bool = True,
     expand: int = 0,
+    reference: float | None = None,
 ) -> tuple[LineSearchResult, Tensor]:
     """Backtracks along a direction (Armijo), moves the model there, and notes what happened.
 
@@ -71,6 +88,7 @@ def backtrack(
         interpolate: Whether trials come from interpolation.
         expand: How often an accepted first trial may be doubled while the function falls (for directions of negative
             curvature, whose length means nothing).
+        reference: What has to be fallen below instead of the value, not less; see `recent_maximum`.
 
     Returns:
         The search's result and the direction that was searched along.
@@ -88,6 +106,7 @@ def backtrack(
     def phi(step: float) -> float:
         return objective.value(origin.add(direction, alpha=step))
 
+    rise = 0.0 if reference is None else max(0.0, reference - value)
     result = armijo(
         phi,
         value,
@@ -96,7 +115,7 @@ def backtrack(
         c1=c1,
         shrink=shrink,
         max_evaluations=max_evaluations,
-        noise=noise_floor(value, objective.eps),
+        noise=noise_floor(value, objective.eps) + rise,
         interpolate=interpolate,
     )
     if result.step == step0:

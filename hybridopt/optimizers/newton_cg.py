@@ -12,7 +12,7 @@ from hybridopt.globalization import LevenbergMarquardt
 from hybridopt.linalg import cg
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
-from hybridopt.optimizers.line_search_step import backtrack, dot
+from hybridopt.optimizers.line_search_step import backtrack, dot, recent_maximum
 from hybridopt.optimizers.newton_options import curvature_at
 from hybridopt.optimizers.preconditioned import PreconditionedConfig, Preconditioning, forget
 
@@ -22,9 +22,12 @@ class NewtonCGConfig(PreconditionedConfig):
     """Options of `NewtonCG`.
 
     Attributes:
-        damping: Multiple of the identity added to the curvature; 0 for none.
+        damping: Multiple of the identity added to the curvature, while the gradient is as long as the first; it
+            shrinks with the gradient. 0 for none.
         adapt_damping: Whether the damping follows the ratio of actual to predicted decrease.
         forcing: Largest relative residual of the inner solve; it shrinks with the gradient.
+        lookback: The function must fall below the largest of so many last values; 1 for a monotone descent. With a
+            curvature that is not the Hessian the descent is monotone.
         c1: Constant of sufficient decrease.
         max_evaluations: Most trials of the line search.
     """
@@ -32,6 +35,7 @@ class NewtonCGConfig(PreconditionedConfig):
     damping: float = option(1e-3, ge=0, search=("log", 1e-6, 10.0), help="multiple of the identity added")
     adapt_damping: bool = option(True, help="let the damping follow the ratio of actual to predicted decrease")
     forcing: float = option(0.5, gt=0, lt=1, help="largest relative residual of the inner solve")
+    lookback: int = option(3, ge=1, search=[1, 3, 10], help="the largest of so many last values is to be fallen below")
     c1: float = option(1e-4, gt=0, lt=1, help="constant of sufficient decrease")
     max_evaluations: int = option(25, ge=1, help="most trials of the line search")
 
@@ -44,10 +48,16 @@ class NewtonCG(Optimizer):
     (Eisenstat and Walker 1996; the quotient keeps it free of the function's scale). At non-positive curvature the
     iterate so far and the direction of negative curvature, at equal length, are both descended (when the iterate is
     zero, the negative gradient), and the step may be doubled while the function falls. The damping, if not zero, is
-    adapted as in Martens 2010, section 4.1, after steps that were the model's own.
+    adapted as in Martens 2010, section 4.1, after steps that were the model's own; the system is damped by it times
+    ``min(1, ||g|| / ||g0||)`` (unless the function is random), or the convergence would be linear (Li, Fukushima, Qi
+    and Yamashita 2004).
 
-    Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``ratio``, ``damping``,
-    ``curvature`` where negative curvature was met.
+    The search accepts what falls below the largest of the last few values on the same data (Grippo, Lampariello and
+    Lucidi 1986): in a curved valley a long step ends on its slope, and the next one brings it down. With the monotone
+    search, ``lookback=1``, such a valley is followed in small steps.
+
+    Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``search`` (how the line
+    search ended), ``ratio``, ``damping``, ``curvature`` where negative curvature was met.
 
     Args:
         params: Parameters, named parameters or param groups.
@@ -76,7 +86,9 @@ class NewtonCG(Optimizer):
             if not self.can_descend(value, length):
                 return
             first = memory.setdefault("first_grad_norm", length)
-            system = Preconditioning(self, point, curvature_at(point, config.curvature), damping)
+            # Under new random numbers each step the gradient does not vanish, and its length says nothing.
+            effective = damping * min(1.0, length / first) if objective.repeatable else damping
+            system = Preconditioning(self, point, curvature_at(point, config.curvature), effective)
             rtol = min(config.forcing, math.sqrt(length / first))
             result = cg(system.operator, -gradient, preconditioner=system.inverse, rtol=rtol, max_iter=config.max_cg)
             system.close()
@@ -90,6 +102,9 @@ class NewtonCG(Optimizer):
             # p descends too, and the function falls along it beyond any model: it gets as much weight as the solution.
             p = result.curvature_direction
             direction = direction + p * (torch.linalg.vector_norm(direction) / torch.linalg.vector_norm(p))
+        # A step of another matrix is not Newton's, and deserves less trust.
+        window = config.lookback if config.curvature == "hessian" else 1
+        reference = recent_maximum(self, objective, value, window)
         search, direction = backtrack(
             self,
             objective,
@@ -99,6 +114,7 @@ class NewtonCG(Optimizer):
             c1=config.c1,
             max_evaluations=config.max_evaluations,
             expand=10 if negative else 0,
+            reference=reference,
         )
         if damping and config.adapt_damping and not negative:
             # At negative curvature the step was not the model's, so it says nothing about the model.
@@ -108,13 +124,14 @@ class NewtonCG(Optimizer):
             self.note(ratio=ratio, damping=memory["damping"])
 
     def moved(self, objective: Objective, reason: str) -> None:
-        """Takes the damping back to its start, as the model at the new point is not known.
+        """Takes the damping back to its start, as the model at the new point is not known, and forgets old values.
 
         Args:
             objective: The bound objective.
             reason: Why the parameters were moved.
         """
         self.memory["damping"] = self.config.damping
+        self.memory.pop("reference", None)
         forget(self.memory)
 
 

@@ -17,6 +17,8 @@ from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
 from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
 
+_SHRINK = 0.6  # a rejection costs a forward pass and hardly a product, so the radius need not be cut by far
+
 
 @dataclass
 class TrustNewtonCGConfig(NewtonConfig):
@@ -28,26 +30,29 @@ class TrustNewtonCGConfig(NewtonConfig):
         eta: A step is accepted when actual over predicted decrease exceeds this.
         forcing: Largest relative residual of the inner solve; it shrinks with the gradient.
         max_trials: Radii tried in one step, all on the same graph, until one is accepted.
+        kept_products: Products of a step that a smaller radius need not take again, two vectors each.
     """
 
     max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most iterations of the inner solver in a step")
     radius: float = option(1.0, gt=0, search=("log", 1e-2, 10.0), help="first trust radius")
-    max_radius: float = option(1e3, gt=0, help="largest trust radius")
+    max_radius: float = option(1e10, gt=0, help="largest trust radius")
     eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")
     forcing: float = option(0.5, gt=0, lt=1, help="largest relative residual of the inner solve")
     max_trials: int = option(10, ge=1, help="radii tried in one step until one is accepted")
+    kept_products: int = option(10, ge=0, help="products that a smaller radius need not take again")
 
 
 class TrustNewtonCG(Optimizer):
     """Trust-region Newton-CG (Steihaug 1983; Conn, Gould and Toint 2000, Algorithm 6.1.1).
 
     The model with the Hessian, indefinite as it may be, is minimised in a ball by Steihaug's truncated conjugate
-    gradients. A rejected step costs a forward pass and another solve on the same kept graph, not another gradient.
+    gradients. A rejected step costs a forward pass and another solve on the same kept graph, not another gradient; as
+    the iterates of both solves agree until the smaller radius is met, the first products are not taken again.
     ``lr`` multiplies the step before the ratio test. The solver sees only the Krylov space of the gradient: at an
     exact saddle it does not move, and negative curvature orthogonal to the gradient needs an escape.
 
-    Report: ``inner_iterations``, ``status`` of the solver, ``ratio``, ``radius``, ``evaluations``, ``curvature``
-    where negative curvature was met.
+    Report: ``inner_iterations`` (products), ``status`` of the solver, ``ratio``, ``radius``, ``evaluations``;
+    ``curvature`` where negative curvature was met.
 
     Args:
         params: Parameters, named parameters or param groups.
@@ -69,7 +74,7 @@ class TrustNewtonCG(Optimizer):
         """
         config, memory = self.config, self.memory
         radius = memory.setdefault("radius", config.radius)
-        region = TrustRegion(eta1=config.eta, max_radius=config.max_radius)
+        region = TrustRegion(eta1=config.eta, shrink=_SHRINK, max_radius=config.max_radius)
         with objective.at() as point:
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
@@ -79,15 +84,16 @@ class TrustNewtonCG(Optimizer):
             first = memory.setdefault("first_grad_norm", length)
             rtol = min(config.forcing, math.sqrt(length / first))
             operator = curvature_at(point, config.curvature)
+            repeated = _Repeated(operator, config.kept_products)
             noise = noise_floor(value, objective.eps)
             origin = objective.position()
             rate = self.rate(objective)
-            iterations = trials = 0
+            trials = 0
             accepted = False
             while not accepted and trials < config.max_trials and (trials == 0 or radius > region.min_radius):
                 trials += 1
-                result = steihaug(operator, gradient, radius, rtol=rtol, max_iter=config.max_cg)
-                iterations += result.iterations
+                repeated.restart()
+                result = steihaug(repeated, gradient, radius, rtol=rtol, max_iter=config.max_cg)
                 step, predicted = _scale(rate, result.solution, result.model_decrease, gradient, operator)
                 actual = value - objective.value(origin + step)
                 ratio = region.ratio(actual, predicted, noise)
@@ -102,7 +108,7 @@ class TrustNewtonCG(Optimizer):
         self.note(
             accepted=accepted,
             status=str(result.status),
-            inner_iterations=iterations,
+            inner_iterations=repeated.products,
             evaluations=trials,
             ratio=ratio,
             radius=radius,
@@ -117,6 +123,30 @@ class TrustNewtonCG(Optimizer):
             reason: Why the parameters were moved.
         """
         self.memory["radius"] = self.config.radius
+
+
+class _Repeated:
+    """An operator that remembers its first products, for solves that begin with the same vectors."""
+
+    def __init__(self, operator: SymmetricOperator, capacity: int) -> None:
+        self.operator, self.capacity = operator, capacity
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.place = self.products = 0
+
+    def restart(self) -> None:
+        """Begins the next solve."""
+        self.place = 0
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        place, self.place = self.place, self.place + 1
+        if place < len(self.kept) and torch.equal(self.kept[place][0], vector):
+            return self.kept[place][1]
+        self.products += 1
+        product = self.operator @ vector
+        if place < self.capacity:
+            # The solver goes on in the place of its vector.
+            self.kept[place:] = [(vector.clone(), product)]
+        return product
 
 
 def _scale(
