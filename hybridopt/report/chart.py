@@ -62,6 +62,7 @@ def draw(
     y_log: bool = False,
     ceiling: float | None = None,
     floor: float | None = None,
+    span: Sequence[float] = (),
 ) -> Chart | None:
     """Draws lines, bands, events and guides.
 
@@ -74,6 +75,7 @@ def draw(
         y_log: Logarithmic vertical axis.
         ceiling: Largest value that the vertical axis has to hold: lines above it leave the chart.
         floor: Smallest value that it has to hold.
+        span: Values that the vertical axis has to hold besides.
 
     Returns:
         The chart, None if there is nothing to draw.
@@ -85,7 +87,7 @@ def draw(
         tall = [min(value, ceiling) for value in tall]
     if floor is not None:
         tall = [max(value, floor) for value in tall]
-    y = fit([*tall, *(guide.value for guide in guides)], HEIGHT - BOTTOM, TOP, y_log, pad=True)
+    y = fit([*tall, *span, *(guide.value for guide in guides)], HEIGHT - BOTTOM, TOP, y_log, pad=True)
     if x is None or y is None or not tall:
         return None
     guides = [guide for guide in guides if y.holds(guide.value)]

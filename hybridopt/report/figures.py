@@ -18,6 +18,14 @@ SCALES = {"linear": "linear", "log": "log", "loglog": "log-log"}
 COLOURED = 14
 """Settings of a task that are drawn in colour; those behind them in the ranking are grey."""
 
+TRACES = {
+    "report.damping": "damping",
+    "report.radius": "trust radius",
+    "report.sigma": "weight of the cubic term",
+    "event.lambda_min": "least eigenvalue that escapes found",
+}
+"""Values along the run that get a figure where rows hold them."""
+
 GREY = 60
 """Grey lines of a task at most."""
 
@@ -106,7 +114,7 @@ def figure(
         palette: Colours of the methods.
         name: Name of the figure in `curves`.
         key: The metric: a key of evaluation rows, or "loss".
-        mode: "min" or "max".
+        mode: "min" or "max"; "free" for what is neither good nor bad, "signed" for what may be negative besides.
         curves: Receives the curves, by figure and axis.
     """
     parts = [f"<figure><figcaption>{_caption(key)} <span>{_direction_text(mode)}</span></figcaption>"]
@@ -125,7 +133,7 @@ def figure(
 
 def _variants(mode: str) -> list[tuple[str, bool, bool]]:
     """Classes, logarithmic x, logarithmic y; what should be large (accuracy) keeps a linear y."""
-    if mode == "max":
+    if mode in ("max", "signed"):
         return [("scale-linear scale-log", False, False), ("scale-loglog", True, False)]
     return [("scale-linear", False, False), ("scale-log", False, True), ("scale-loglog", True, True)]
 
@@ -201,6 +209,8 @@ def _limits(
     lines: Sequence[Line], guides: Sequence[Guide], mode: str, y_log: bool
 ) -> tuple[float | None, float | None]:
     """How far the vertical axis reaches at least: diverging lines leave it rather than flatten the others."""
+    if mode in ("free", "signed"):
+        return None, None
     if mode == "max":
         values = sorted(value for line in lines for value in line.y if math.isfinite(value))
         return None, values[len(values) // 50] if values else None
@@ -217,13 +227,13 @@ def _data(line: Line) -> list[object]:
 
 
 def _caption(key: str) -> str:
-    names = {"loss": "training loss on the batch", "train_loss": "training loss"}
+    names = {"loss": "training loss on the batch", "train_loss": "training loss", **TRACES}
     text = names.get(key, metric(key))
     return html.escape(text[:1].upper() + text[1:])
 
 
 def _direction_text(mode: str) -> str:
-    return "lower is better" if mode == "min" else "higher is better"
+    return {"min": "lower is better", "max": "higher is better"}.get(mode, "")
 
 
 def metrics_to_draw(runs: Sequence[Run], validation: str | None, mode: str) -> list[tuple[str, str]]:
@@ -239,3 +249,16 @@ def metrics_to_draw(runs: Sequence[Run], validation: str | None, mode: str) -> l
     if validation is not None:
         drawn.append((validation, mode))
     return drawn
+
+
+def traces_to_draw(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Returns the metrics of `TRACES` that any run has two values of, with their modes.
+
+    Args:
+        runs: Runs of one task.
+    """
+    return [
+        (key, "signed" if key.startswith("event.") else "free")
+        for key in TRACES
+        if any(len(run.curve("steps", key)) > 1 for run in runs)
+    ]

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 from hybridopt.experiment.jsonio import utc_now
 from hybridopt.report import summary
+from hybridopt.report.comparison_section import profile_section
 from hybridopt.report.facts import failures, provenance
 from hybridopt.report.figures import AXIS_TITLES, SCALES, Palette
-from hybridopt.report.section import overview, table, task_section
+from hybridopt.report.section import overview, task_section
+from hybridopt.report.tables import table
 from hybridopt.report.text import number
 from hybridopt.results import Results
 
@@ -43,6 +45,7 @@ def render_page(results: Results) -> str:
         "<main>",
         _header(results, title),
         overview(results, palette) if len(results.tasks) > 1 else "",
+        profile_section(results, palette),
         *sections,
         _failures(results),
         _provenance(results),

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hybridopt.report.text import DASH, count, metric, number
-from hybridopt.results import Results, Run, Target, median_time
-from hybridopt.results.paired import DEAD
+from hybridopt.results import Results, Run, Target, time_of_runs
 
 SHARED_NOTE = "measured while other jobs ran on the same machine, so not to be compared"
 
@@ -298,23 +297,16 @@ def _median_test(runs: list[Run], metric_name: str | None) -> float | None:
 
 
 def _time(runs: list[Run], goal: Target | None, axis: str) -> tuple[Time, int]:
-    if goal is None:
-        return Time(None, None, True), 0
-    found = [(run, run.time_to_target(goal, axis)) for run in runs]
-    reached = sum(time.reached for _, time in found)
     waiting = any(run.state in ("running", "killed", "interrupted", "pending") for run in runs)
-    # A run that has not started says nothing; one that died will never reach the target.
-    found = [(run, time) for run, time in found if time.value is not None or run.state in DEAD]
-    if not found:
-        return Time(None, None, not waiting), reached
-    times = [time.value if time.reached and time.value is not None else math.inf for _, time in found]
-    ends = [math.inf if run.state in DEAD else time.value or 0.0 for run, time in found]
-    estimate = median_time(times, ends)
+    estimate = None if goal is None else time_of_runs(runs, goal, axis)
+    if goal is None or estimate is None:
+        return Time(None, None, not waiting), 0
+    reached = estimate.total - estimate.censored
     if math.isfinite(estimate.median):
         return Time(estimate.median, None, not waiting, estimate.low, estimate.high), reached
     bound = estimate.bound
     if bound is None:  # all died: how far they came is all that is known
-        bound = max(time.value or 0.0 for _, time in found)
+        bound = max(run.end(axis) or 0.0 for run in runs)
     return Time(None, bound or None, not waiting), reached
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from hybridopt.report import figures, summary
 from hybridopt.report.chart import style_class
+from hybridopt.report.comparison_section import pairs
 from hybridopt.report.curves import marker_kind
 from hybridopt.report.facts import COSTS, CostRow, cost_table, event_table
 from hybridopt.report.figures import Curves, Palette
 from hybridopt.report.ranking import RankingRow, Time, ranking_table, seconds_title, shown_metrics, targets_of
+from hybridopt.report.sensitivity_section import rates
+from hybridopt.report.tables import Cell, method, table
 from hybridopt.report.text import DASH, count, metric, number
 from hybridopt.results import Results
 
@@ -20,24 +23,6 @@ _COST_NAMES = {
     "hvp": "Hessian product",
     "ggnvp": "Gauss-Newton product",
 }
-
-Cell = tuple[str, str]
-
-
-def table(heads: Sequence[Cell], rows: Sequence[Sequence[Cell]], row_classes: Sequence[str] = ()) -> str:
-    """Returns a table that scrolls sideways when it is too wide.
-
-    Args:
-        heads: Class and text of every column's title.
-        rows: Cells: class, with an optional style behind a "|", and HTML.
-        row_classes: Class of every row.
-    """
-    head = "".join(f'<th class="{kind}">{html.escape(text)}</th>' for kind, text in heads)
-    body = []
-    for number_, cells in enumerate(rows):
-        kind = f' class="{row_classes[number_]}"' if row_classes else ""
-        body.append(f"<tr{kind}>{''.join(map(_cell, cells))}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def overview(results: Results, palette: Palette) -> str:
@@ -109,6 +94,9 @@ def task_section(results: Results, task: str, palette: Palette, anchor: str, cur
             figures.legend(rows, palette),
             f'<div class="charts">{drawn}</div>',
             _marks_note(results),
+            _traces(results, rows, palette, anchor, curves),
+            pairs(results, rows, palette),
+            rates(results, rows, palette),
             "<h3>What it cost</h3>",
             _cost(cost_table(results), rows, palette),
             _events(results, palette),
@@ -116,6 +104,14 @@ def task_section(results: Results, task: str, palette: Palette, anchor: str, cur
             "</section>",
         ]
     )
+
+
+def _traces(results: Results, rows: Sequence[RankingRow], palette: Palette, anchor: str, curves: Curves) -> str:
+    drawn = "".join(
+        figures.figure(results, rows, palette, f"{anchor}-trace{place}", key, mode, curves)
+        for place, (key, mode) in enumerate(figures.traces_to_draw(results.runs))
+    )
+    return f'<h3>Along the run</h3><div class="charts">{drawn}</div>' if drawn else ""
 
 
 def _ranking(rows: Sequence[RankingRow], palette: Palette) -> str:
@@ -141,7 +137,7 @@ def _ranking(rows: Sequence[RankingRow], palette: Palette) -> str:
     for row in rows:
         mark = f"<small>{row.timing}</small>" if mixed else ""
         line: list[Cell] = [("rank", DASH if row.rank is None else str(row.rank)), _name_cell(row, palette)]
-        kind, time = _time_cell(row.seconds, most.get((row.task, "seconds")))
+        kind, time = _time_cell(row.seconds, most.get((row.task, "seconds")), row.seconds_rank)
         line += [
             _reached_cell(row),
             _time_cell(row.gradient_equivalents, most.get((row.task, "cost"))),
@@ -217,7 +213,7 @@ def _events(results: Results, palette: Palette) -> str:
     heads += [("wrap", "first at step"), ("wrap", "first at [gradient-equivalents]")]
     cells = [
         [
-            ("name", _method(event.label, palette)),
+            ("name", method(event.label, palette)),
             ("text", html.escape(event.event.replace("_", " "))),
             ("", count(event.times)),
             *([("", count(event.runs))] if several else []),
@@ -233,7 +229,7 @@ def _settings(results: Results, rows: Sequence[RankingRow], palette: Palette) ->
     settings = results.settings()
     cells: list[list[Cell]] = [
         [
-            ("name", _method(row.label, palette)),
+            ("name", method(row.label, palette)),
             ("prose", f"<code>{html.escape(summary.options_of(settings[row.setting][0]))}</code>"),
         ]
         for row in rows
@@ -264,29 +260,18 @@ def _by(rows: Sequence[RankingRow]) -> str:
     return f' <span class="muted">by time to {html.escape(str(target))}</span>' if target else ""
 
 
-def _cell(cell: Cell) -> str:
-    kind, _, style = cell[0].partition("|")
-    attributes = (f' class="{kind}"' if kind else "") + (f' style="{style}"' if style else "")
-    return f"<td{attributes}>{cell[1]}</td>"
-
-
 def _name_cell(row: RankingRow, palette: Palette) -> Cell:
     kinds = [row.family or "", f"escape: {row.escape.replace('_', ' ')}" if row.escape else ""]
-    return "name", _method(row.label, palette, ", ".join(filter(None, kinds)))
+    return "name", method(row.label, palette, ", ".join(filter(None, kinds)))
 
 
-def _method(label: str, palette: Palette, below: str = "") -> str:
-    """A method's name with its line's look in front; long names may break behind an underscore."""
-    name = html.escape(label).replace("_", "_<wbr>")
-    small = f"<small>{html.escape(below)}</small>" if below else ""
-    return f'<div class="method">{palette.swatch(label)}<div>{name}{small}</div></div>'
-
-
-def _time_cell(time: Time, most: float | None) -> Cell:
+def _time_cell(time: Time, most: float | None, rank: int | None = None) -> Cell:
     if time.value is None:
         return "muted", html.escape(str(time))
     width = 100 * time.value / most if most else 0
-    return f"bar|--w:{max(1.5, width):.1f}%", number(time.value)
+    below = " · ".join(filter(None, [time.interval, f"#{rank}" if rank else ""]))
+    small = f"<small>{below}</small>" if below else ""
+    return f"bar|--w:{max(1.5, width):.1f}%", number(time.value) + small
 
 
 def _reached_cell(row: RankingRow) -> Cell:

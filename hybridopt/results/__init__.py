@@ -15,11 +15,12 @@ errors.
 from __future__ import annotations
 
 from hybridopt.results.collection import Results
-from hybridopt.results.intervals import MedianTime, median_time
+from hybridopt.results.intervals import MedianTime, median_time, time_of_runs
 from hybridopt.results.loading import load
 from hybridopt.results.paired import PairTest, compare_pairs, holm, sign_flip_p
 from hybridopt.results.profiles import Profile, common_problems, pairwise_scores, profiles
 from hybridopt.results.run import AXES, STATES, Curve, Run, Target, TimeToTarget
+from hybridopt.results.sensitivity import Sensitivity, sensitivities
 
 __all__ = [
     "AXES",
@@ -30,6 +31,7 @@ __all__ = [
     "Profile",
     "Results",
     "Run",
+    "Sensitivity",
     "Target",
     "TimeToTarget",
     "common_problems",
@@ -39,5 +41,7 @@ __all__ = [
     "median_time",
     "pairwise_scores",
     "profiles",
+    "sensitivities",
     "sign_flip_p",
+    "time_of_runs",
 ]

@@ -8,6 +8,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from hybridopt.results.run import DEAD, Run, Target
+
 RESAMPLES = 2000
 """Bootstrap samples of an interval."""
 
@@ -74,6 +76,26 @@ def median_time(times: Sequence[float], ends: Sequence[float], *, level: float =
             bound = max((value for value in least if math.isfinite(value)), default=None)
     low, high = _interval(tuple(times), level, seed) if len(times) >= FEWEST else (None, None)
     return MedianTime(middle, bound, low, high, sum(map(math.isinf, times)), len(times))
+
+
+def time_of_runs(runs: Sequence[Run], target: Target, axis: str) -> MedianTime | None:
+    """Returns the median time to a target of the runs of one setting, None if none of them has begun.
+
+    A run that failed or diverged will never reach the target; one that has not begun does not count.
+
+    Args:
+        runs: The runs.
+        target: What they are timed to.
+        axis: One of `hybridopt.results.AXES`.
+    """
+    found = [(run, run.time_to_target(target, axis)) for run in runs]
+    found = [(run, time) for run, time in found if time.value is not None or run.state in DEAD]
+    if not found:
+        return None
+    return median_time(
+        [time.value if time.reached and time.value is not None else math.inf for _, time in found],
+        [math.inf if run.state in DEAD else time.value or 0.0 for run, time in found],
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,16 +7,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from hybridopt.results.run import Run, Target
+from hybridopt.results.run import DEAD, Run, Target
 
 MIN_SEEDS = 6
 """With fewer common seeds no paired permutation test can become significant at 5 %: its least p is 2 / 2^n."""
 
 EXACT = 14
 """Up to so many pairs every pattern of signs is gone through; with more, random ones are drawn."""
-
-DEAD = ("failed", "diverged")
-"""States of a run that will never reach its target."""
 
 
 @dataclasses.dataclass(frozen=True)

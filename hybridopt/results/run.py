@@ -25,6 +25,9 @@ AXES = {
 STATES = ("done", "running", "killed", "interrupted", "diverged", "failed", "pending")
 """States of a run: those of status.json, "killed" (says running, but no process holds it) and "pending"."""
 
+DEAD = ("failed", "diverged")
+"""States of a run that will never reach its target."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -203,13 +206,21 @@ class Run:
 
         Args:
             axis: One of `AXES`.
-            metric: "loss" for the loss at every step (on the step's batch), else a key of evaluation rows
-                such as "train_loss" or "validation_accuracy". A metric that the run does not have gives an
-                empty curve.
+            metric: "loss" for the loss at every step (on the step's batch); "report.NAME" for a value of the
+                optimizer's report ("report.damping"); "event.NAME" for a value of events ("event.lambda_min");
+                else a key of evaluation rows such as "train_loss" or "validation_accuracy". A metric that the run
+                does not have gives an empty curve.
         """
         key = _key(axis)
-        rows = self.steps if metric == "loss" else self.evaluations
-        points = [(row[key], row[metric]) for row in rows if _number(row.get(key)) and _number(row.get(metric))]
+        kind, _, name = metric.rpartition(".")
+        if kind == "report":
+            found = [(row.get(key), (row.get("report") or {}).get(name)) for row in self.steps]
+        elif kind == "event":
+            found = [(row.get(key), row.get(name)) for row in self.events]
+        else:
+            rows = self.steps if metric == "loss" else self.evaluations
+            found = [(row.get(key), row.get(metric)) for row in rows]
+        points = [(x, y) for x, y in found if _number(x) and _number(y)]
         return Curve([float(x) for x, _ in points], [float(y) for _, y in points], axis, metric)
 
     def time_to_target(self, target: Target | None = None, axis: str = "gradient_equivalents") -> TimeToTarget:
