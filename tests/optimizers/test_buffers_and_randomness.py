@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from tests.optimizers.catalogue import MODELS, ONE_FORWARD, Method, each, training
-
-
-@each(ONE_FORWARD)
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("full", [True, False], ids=["full batch", "mini-batches"])
-def test_as_after_one_forward_pass(method: Method, model: str, full: bool) -> None:
-    problem = training(model)
-    optimizer = method.create(problem.model.parameters())
-    for step in range(3):
-        objective = problem.objective if full else problem.batch(step)
-        twin = training(model)
-        twin.model.load_state_dict(problem.model.state_dict())
-        torch.manual_seed(100 + step)
-        twin.model(objective.inputs)
-        generator = torch.get_rng_state()
-        torch.manual_seed(100 + step)
-        optimizer.step(objective)
-        assert torch.equal(torch.get_rng_state(), generator), "the generator"
-        for (name, buffer), wanted in zip(problem.model.named_buffers(), twin.model.buffers(), strict=True):
-            assert torch.equal(buffer, wanted), name
-        assert problem.model.training
+from tests.optimizers.catalogue import ONE_FORWARD, Method, each, training
 
 
 @each(ONE_FORWARD)

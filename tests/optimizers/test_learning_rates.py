@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 
 import hybridopt as ho
-from tests.optimizers.catalogue import GLOBALIZED, WITH_RATE, Method, each, function, names, quadratic, run, training
-
-
-@each(WITH_RATE)
-def test_a_group_with_rate_zero_holds_still_while_the_other_goes_on(method: Method) -> None:
-    if method.name == "torch:LBFGS":
-        pytest.skip("torch.optim.LBFGS takes one group only")
-    problem = training(dtype=torch.float64)
-    groups = [{"params": problem.model[0].parameters(), "lr": 0.0}, {"params": problem.model[2].parameters()}]
-    optimizer = method.create(groups)
-    before = problem.model[0].weight.detach().clone()
-    losses = run(optimizer, problem, range(5), full=True)
-    assert torch.equal(problem.model[0].weight, before)
-    assert problem.objective.value() < losses[0]
+from tests.optimizers.catalogue import GLOBALIZED, Method, each, function, names, quadratic, run, training
 
 
 @each(GLOBALIZED)
@@ -83,16 +68,3 @@ def test_in_a_trust_region_the_ratio_is_right_for_unequal_rates_too() -> None:
     wanted = torch.cat([0.5 * solution[:2], 0.1 * solution[2:]])
     torch.testing.assert_close(objective.position(), wanted, rtol=1e-8, atol=1e-10)
     assert optimizer.report.ratio == pytest.approx(1.0, rel=1e-9)
-
-
-@each(GLOBALIZED)
-def test_unequal_rates_still_descend(method: Method) -> None:
-    problem = training(dtype=torch.float64)
-    groups = [
-        {"params": [problem.model[0].weight], "lr": 1.0},
-        {"params": [problem.model[0].bias], "lr": 1e-3},
-        {"params": problem.model[2].parameters(), "lr": 0.1},
-    ]
-    losses = run(method.create(groups), problem, range(6), full=True)
-    assert all(after <= before for before, after in itertools.pairwise(losses))
-    assert losses[-1] < losses[0]

@@ -16,8 +16,6 @@ from tests.optimizers.catalogue import (
     FIRST_ORDER,
     GLOBALIZED,
     METHODS,
-    MODELS,
-    REGISTERED,
     Method,
     each,
     function,
@@ -26,32 +24,6 @@ from tests.optimizers.catalogue import (
 )
 
 _READS = ("item", "__float__", "__bool__", "__int__", "__index__", "tolist", "numpy")
-
-
-def gradients(problem: Any, step: int) -> tuple[Tensor, list[Tensor]]:
-    loss = problem.batch(step)()
-    return loss.detach(), list(torch.autograd.grad(loss, list(problem.model.parameters())))
-
-
-@each(METHODS)
-@pytest.mark.parametrize("model", MODELS)
-def test_loss_and_gradient_are_those_of_the_starting_point(method: Method, model: str) -> None:
-    problem = training(model, dtype=torch.float64)
-    optimizer = method.create(problem.model.parameters())
-    for step in range(4):
-        twin = training(model, dtype=torch.float64)
-        twin.model.load_state_dict(problem.model.state_dict())
-        state = torch.get_rng_state()
-        wanted, expected = gradients(twin, step)
-        torch.set_rng_state(state)
-        loss = optimizer.step(problem.batch(step))
-        assert loss.shape == ()
-        assert not loss.requires_grad
-        torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=1e-12)
-        for parameter, gradient in zip(problem.model.parameters(), expected, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
-        assert optimizer.report.loss == pytest.approx(float(wanted), rel=1e-12)
-        assert optimizer.report.grad_norm == pytest.approx(float(norm(expected)), rel=1e-9)
 
 
 @each(METHODS)
@@ -146,21 +118,6 @@ def test_a_first_order_step_reads_no_value(method: Method, options: dict[str, An
     assert optimizer.report.loss > 0
     assert optimizer.report.grad_norm > 0
     assert sum(reads.values()) == 2
-
-
-@each(REGISTERED)
-def test_reading_a_report_changes_nothing(method: Method) -> None:
-    losses = []
-    for read in (True, False):
-        problem = training("dropout")
-        optimizer = method.create(problem.model.parameters())
-        trace = []
-        for step in range(4):
-            trace.append(float(optimizer.step(problem.batch(step))))
-            if read:
-                optimizer.report.as_dict()
-        losses.append(trace)
-    assert losses[0] == losses[1]
 
 
 def test_weight_decay_is_in_the_step_and_not_in_the_loss_or_the_gradient_that_are_shown() -> None:

@@ -65,17 +65,6 @@ def check(make: Callable[[Training], Any], model: str, stops: range, dtype: torc
 
 
 @each(METHODS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_with_dropout_and_batch_norm_on_mini_batches(method: Method, dtype: torch.dtype) -> None:
-    check(lambda problem: method.create(problem.model.parameters()), "both", range(3, 4), dtype, full=False)
-
-
-@each(METHODS)
-def test_on_the_full_batch(method: Method) -> None:
-    check(lambda problem: method.create(problem.model.parameters()), "plain", range(5, 6), torch.float32, full=True)
-
-
-@each(METHODS)
 @pytest.mark.parametrize("escape", ESCAPES[1:])
 @pytest.mark.parametrize("full", [True, False], ids=["full batch", "mini-batches"])
 def test_in_the_middle_of_an_escape(method: Method, escape: str, full: bool) -> None:

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import hybridopt as ho
-from tests.optimizers.catalogue import GLOBALIZED, ON_OUTPUTS, Method, each, function, names, quadratic, training
+from tests.optimizers.catalogue import GLOBALIZED, ON_OUTPUTS, Method, each, function, names, quadratic
 
 DECAY = 0.3
-
-
-@each(GLOBALIZED)
-def test_the_same_path_as_with_the_term_in_the_loss(method: Method) -> None:
-    problem, twin = training(dtype=torch.float64), training(dtype=torch.float64)
-
-    def regularized(outputs: Tensor, targets: Tensor) -> Tensor:
-        square = sum((p**2).sum() for p in twin.model.parameters())
-        return nn.functional.cross_entropy(outputs, targets) + DECAY / 2 * square
-
-    explicit = ho.Objective(twin.model, regularized, twin.inputs, twin.targets)
-    # The Gauss-Newton matrix of a regularizer inside the loss would lack its part; the Hessian has it in both.
-    more: dict[str, Any] = {"curvature": "hessian"} if method.name in ON_OUTPUTS else {}
-    optimizer = method.create(problem.model.parameters(), weight_decay=DECAY, **more)
-    peer = method.create(twin.model.parameters(), **more)
-    for _ in range(4):
-        optimizer.step(problem.objective)
-        peer.step(explicit)
-        torch.testing.assert_close(problem.objective.position(), explicit.position(), rtol=1e-6, atol=1e-8)
 
 
 @each(names("newton_cg", "trust_newton_cg", "hessian_free"))
