@@ -42,9 +42,10 @@ def test_every_name_in_the_table_exists():
 
     text = README.read_text()
     table = text[text.index("## What is there") : text.index("## What it costs")]
-    rows = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", table, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([\w -]+) \| (.*) \|$", table, flags=re.MULTILINE))
     known = {*optimizers.registry.names(), *escape.registry.names(), *tasks.registry.names()}
-    for row in ("first-order", "quasi-Newton", "Newton", "hybrid", "escapes", "tasks"):
+    groups = ("first-order", "quasi-Newton", "Newton", "structured", "hybrid", "escapes")
+    for row in (*groups, "CNN tasks", "RNN tasks", "other tasks"):
         for words in re.findall(r"`([a-z_0-9 ]+)`", rows[row]):
             for name in words.split():
                 assert name in known, f"README names {name!r}, which is not registered"
