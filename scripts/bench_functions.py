@@ -25,7 +25,17 @@ from hybridopt.tasks.functions import problems
 
 OURS = (
     *("trust_newton_cg", "trust_gltr", "newton_cg", "cubic_newton", "newton", "newton_mr", "capped_newton_cg"),
-    *("saddle_free_newton", "bfgs", "lbfgs", "sr1", "lsr1", "ssbroyden", "ncg"),
+    *(
+        "saddle_free_newton",
+        "nystrom_newton_cg",
+        "curvilinear_newton",
+        "bfgs",
+        "lbfgs",
+        "sr1",
+        "lsr1",
+        "ssbroyden",
+        "ncg",
+    ),
 )
 RESIDUALS = ("gauss_newton", "levenberg_marquardt")
 """Methods that see the residuals; they have their row, but are not what the others are measured by."""

@@ -117,7 +117,10 @@ def run(method: str, problem: Problem, factor: float, budget: float, options: di
                 end, claimed = _ours(method, objective, options or {})
     except Spent:
         end = "budget"
-    except Exception as error:  # a peer's breakdown is a result; one of ours is shown as what it is
+    except Exception as error:
+        if ":" not in method:
+            raise
+        # A peer's breakdown is a result.
         end = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - began
     total = min(meter.cost, budget)

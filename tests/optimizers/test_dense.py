@@ -82,6 +82,15 @@ def test_the_step_off_a_saddle_is_reported_and_paid() -> None:
     assert counts == {"forward": report.evaluations, "gradient": 1, "hvp": 2, "ggnvp": 0}
 
 
+def test_the_better_sense_of_the_direction_is_taken() -> None:
+    ends = []
+    for side in (-1.0, 1.0):
+        objective = function(lambda x, side=side: x[0] ** 2 - x[1] ** 2 + side * x[1] ** 3 + x[1] ** 4, [0.0, 0.0])
+        ho.create("newton", objective.model.parameters()).step(objective)
+        ends.append(objective.value())
+    assert ends[0] == ends[1] <= -1
+
+
 def test_a_flat_saddle_is_no_reason_to_jump() -> None:
     # Stationary with a zero eigenvalue: a monkey saddle is left to escapes.
     objective = function(lambda x: x[0] ** 3 - 3 * x[0] * x[1] ** 2, [0.0, 0.0])
@@ -138,6 +147,22 @@ def test_rejected_dampings_cost_forward_passes_and_grow_ever_faster() -> None:
     rejected = report.evaluations - 1
     grown = 1e-3 * 2 ** (rejected * (rejected + 1) / 2)
     assert grown / 3 - 1e-12 <= report.damping <= grown * 2
+
+
+def test_the_scale_is_the_largest_diagonal_so_far() -> None:
+    function_ = problem("osborne_1")
+    objective = function_.objective()
+    optimizer = ho.create("levenberg_marquardt", objective.model.parameters())
+    largest = torch.zeros(5, dtype=torch.float64)
+    shrunk = False
+    for _ in range(6):
+        jacobian = torch.func.jacrev(function_.residuals)(objective.position())
+        present = 2 * jacobian.square().sum(dim=0)
+        shrunk = shrunk or bool((present < 0.9 * largest).any())
+        largest = torch.maximum(largest, present)
+        optimizer.step(objective)
+        torch.testing.assert_close(optimizer.memory["scale"], largest)
+    assert shrunk, "the problem must tell the largest from the last"
 
 
 def test_levenberg_marquardt_ends_where_minpack_ends() -> None:

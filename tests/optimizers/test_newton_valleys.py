@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import hybridopt as ho
+from hybridopt.linalg.operator import Dense
+from hybridopt.optimizers.trust_newton_cg import _Repeated
 from hybridopt.tasks.functions import problem
 from tests.optimizers.catalogue import function, rosenbrock, training
 
@@ -69,6 +71,7 @@ def test_fixed_damping_does_not_make_the_convergence_linear() -> None:
         if norms[-1] < 1e-12:
             break
     # Constant damping of 1 against a smallest eigenvalue of 0.004 would shrink the gradient by 0.4 % a step.
+    assert norms[-1] < 1e-12
     assert len([norm for norm in norms if 1e-12 <= norm < 1e-4]) <= 4
 
 
@@ -87,6 +90,19 @@ def test_products_that_are_kept_change_nothing_but_the_bill() -> None:
         spent[kept] = objective.ledger.counts["hvp"]
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*paths.values(), strict=True))
     assert spent[50] < spent[2] < spent[0]
+
+
+def test_a_kept_product_is_given_for_its_own_vector_only() -> None:
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    repeated = _Repeated(Dense(matrix), capacity=2)
+    one, two = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert torch.equal(repeated @ one, matrix[:, 0])
+    repeated.restart()
+    assert torch.equal(repeated @ one, matrix[:, 0])
+    assert repeated.products == 1
+    repeated.restart()
+    assert torch.equal(repeated @ two, matrix[:, 1])
+    assert repeated.products == 2
 
 
 def test_a_far_minimum_is_within_reach_of_the_largest_radius() -> None:
