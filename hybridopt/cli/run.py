@@ -33,7 +33,7 @@ class Session:
 
     Attributes:
         outcomes: How the runs ended.
-        directory: Of the sweep; None for single runs.
+        directories: Of the sweep, usually one; empty for single runs.
         error: What ended the session, or one of its runs without an outcome; None if all is told by the outcomes.
         trace: The last error that an outcome tells of already; shown with --debug.
     """
@@ -42,7 +42,7 @@ class Session:
         self.plugins = list(plugins)
         self.outcomes: list[Outcome] = []
         self.statuses: list[dict[str, Any]] = []
-        self.directory: Path | None = None
+        self.directories: list[Path] = []
         self.error: BaseException | None = None
         self.trace: BaseException | None = None
 
@@ -70,7 +70,7 @@ class Session:
         """
         try:
             configs = [resolve({**values, "plugins": self.plugins}) for values in jobs]
-            self.directory = sweep_directory(configs[0])
+            self.directories = list(dict.fromkeys(map(sweep_directory, configs)))
             self.outcomes += run_sweep(configs, make_monitor())
         except BaseException as error:
             self.error = error
@@ -122,10 +122,13 @@ def main(arguments: Sequence[str], *, debug: bool) -> int:
     code = _through_hydra(session, rest)
     if session.error is not None and not isinstance(session.error, Exception):
         raise session.error
-    if session.directory is not None and session.outcomes:
+    if session.directories and session.outcomes:
         from hybridopt.cli.closing import close_sweep
 
-        code = close_sweep(session.directory, session.outcomes)
+        code = 0
+        for directory in session.directories:  # more than one where `out` depends on what is swept
+            root = directory.resolve()
+            code = max(code, close_sweep(directory, [run for run in session.outcomes if root in run.directory.parents]))
     elif session.outcomes:
         from hybridopt.cli.closing import close_run
 

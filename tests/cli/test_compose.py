@@ -68,10 +68,23 @@ def test_every_experiment(name: str) -> None:
         else [override.input_line]
         for override in overrides
     ]
-    jobs = list(itertools.product(*choices))
-    assert jobs
-    for job in jobs:
-        composed(f"experiment={name}", *job)
+    assert all(choices)
+    # Every choice with a partner; the whole product is what a sweep composes before it starts.
+    for place in range(max(map(len, choices))):
+        composed(f"experiment={name}", *(options[place % len(options)] for options in choices))
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [("cnn_sweep", 3), ("rnn_sweep", 3), ("gpu_cnn_sweep", 10), ("gpu_rnn_sweep", 10)],
+)
+def test_sweeps_have_every_family_and_enough_seeds(name: str, seeds: int) -> None:
+    params = compose("config", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper.params
+    found = OverridesParser.create().parse_overrides([f"{key}={params[key]}" for key in ("optimizer", "seed")])
+    optimizers, swept = (list(override.sweep_string_iterator()) for override in found)
+    families = {parts.part_class("optimizer", optimizer).family for optimizer in optimizers}
+    assert families == {parts.part_class("optimizer", optimizer).family for optimizer in BUILTINS["optimizer"]}
+    assert len(swept) >= seeds
 
 
 def test_the_quickstart_is_what_it_promises() -> None:
