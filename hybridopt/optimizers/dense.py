@@ -12,7 +12,7 @@ from torch import Tensor
 from hybridopt.core import CombinationError, option
 from hybridopt.objective import Objective, Point
 from hybridopt.optimizers.base import Optimizer
-from hybridopt.optimizers.newton_options import curvature_at
+from hybridopt.optimizers.newton_options import CURVATURES, curvature_at
 
 
 @dataclass
@@ -22,13 +22,13 @@ class DenseConfig:
     Attributes:
         lr: First trial length of a line search; a factor on the step where there is none.
         weight_decay: w adds w/2 ||p||^2 to the function.
-        curvature: ``hessian`` or ``gauss_newton``.
+        curvature: ``hessian``, ``gauss_newton``, ``fisher`` or ``empirical_fisher``, as in `NewtonConfig`.
         max_dimension: Most parameters: the matrix has n^2 entries and costs n products a step.
     """
 
     lr: float = option(1.0, ge=0, search=[1.0], help="first trial length, or factor on the step")
     weight_decay: float = option(0.0, ge=0, search=("log", 1e-6, 1e-2), help="w adds w/2 ||p||^2 to the function")
-    curvature: str = option("hessian", choices=["hessian", "gauss_newton"], help="the matrix of the model")
+    curvature: str = option("hessian", choices=CURVATURES, help="the matrix of the model")
     max_dimension: int = option(2000, ge=1, help="most parameters; the matrix has n^2 entries")
 
 

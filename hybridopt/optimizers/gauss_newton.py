@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from hybridopt.core import option
 from hybridopt.optimizers.newton import MODIFICATIONS, Newton, NewtonDenseConfig
+from hybridopt.optimizers.newton_options import CURVATURES
 
 
 @dataclass
 class GaussNewtonConfig(NewtonDenseConfig):
     """Options of `GaussNewton`: those of `Newton`, with another matrix that often lacks rank."""
 
-    curvature: str = option("gauss_newton", choices=["hessian", "gauss_newton"], help="the matrix of the model")
+    curvature: str = option("gauss_newton", choices=CURVATURES, help="the matrix of the model")
     modification: str = option("pseudo_inverse", choices=MODIFICATIONS, help="of an indefinite or singular matrix")
 
 
@@ -21,7 +22,8 @@ class GaussNewton(Newton):
 
     As `Newton`, on the generalized Gauss-Newton matrix J' H_L J of the model's outputs (Schraudolph 2002): positive
     semi-definite for a convex loss. Where it lacks rank, as with more parameters than outputs, the step is that of
-    least norm. It needs an objective with outputs and a loss function. Fast where the residuals are small at the
+    least norm; parameters that have no part in it, as those of a trainable loss, go along their negative gradient. It
+    needs an objective with outputs and a loss function. Fast where the residuals are small at the
     solution; `levenberg_marquardt` is the safer choice where the Jacobian loses rank on the way.
 
     Report: As for `Newton`.

@@ -12,6 +12,7 @@ from hybridopt.core import option
 from hybridopt.globalization import TrustRegion, noise_floor
 from hybridopt.objective import Objective
 from hybridopt.optimizers.dense import DenseConfig, DenseOptimizer
+from hybridopt.optimizers.newton_options import CURVATURES
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-20, 1e20
 
@@ -28,7 +29,7 @@ class LevenbergMarquardtConfig(DenseConfig):
         max_trials: Dampings tried in one step, all with the same matrix, until one is accepted.
     """
 
-    curvature: str = option("gauss_newton", choices=["hessian", "gauss_newton"], help="the matrix of the model")
+    curvature: str = option("gauss_newton", choices=CURVATURES, help="the matrix of the model")
     damping: float = option(1e-3, gt=0, search=("log", 1e-6, 10.0), help="first damping, relative to the matrix")
     scaling: str = option("diagonal", choices=["diagonal", "identity"], help="what the damping multiplies")
     eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")

@@ -223,6 +223,17 @@ def test_the_loss_of_a_network_falls_in_every_step(method: Method) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
+@each(DENSE)
+@pytest.mark.parametrize("curvature", ["gauss_newton", "fisher", "empirical_fisher"])
+def test_matrices_of_the_outputs(method: Method, curvature: str) -> None:
+    problem_ = training(dtype=torch.float64)
+    more = {"modification": "pseudo_inverse"} if method.name == "newton" else {}
+    optimizer = method.create(problem_.model.parameters(), curvature=curvature, **more)
+    losses = [float(optimizer.step(problem_.objective)) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert problem_.objective.ledger.counts["hvp"] == 0
+
+
 def test_a_matrix_that_is_not_finite_is_a_status() -> None:
     def formula(x: Tensor) -> Tensor:  # finite value and gradient, infinite curvature at zero
         return x[0].abs() ** 1.5 + x[1] ** 2 + x[1]
