@@ -105,6 +105,9 @@ class Newton(DenseOptimizer):
         self.note(modified=int((positive != values).sum()), negative=int((values < 0).sum()))
         solution = vectors @ ((vectors.T @ (units * gradient.double())) / positive)
         direction = -(units * solution).to(gradient)
+        if config.modification == "pseudo_inverse":
+            # A parameter of the loss has no part in a Gauss-Newton matrix; least norm would never move it.
+            direction = torch.where(matrix.any(dim=1), direction, -gradient)
         backtrack(
             self,
             objective,
