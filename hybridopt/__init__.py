@@ -22,7 +22,19 @@ _ATTRIBUTES = {
     "option": "hybridopt.core",
     "HybridoptError": "hybridopt.core",
 }
-_ROOMS = ("core", "curvature", "escape", "globalization", "linalg", "objective", "optimizers", "results", "tasks")
+_ROOMS = (
+    "core",
+    "curvature",
+    "escape",
+    "globalization",
+    "linalg",
+    "objective",
+    "optimizers",
+    "results",
+    "tasks",
+    "testing",
+    "tuning",
+)
 
 __all__ = ["__version__", *_ATTRIBUTES, *_ROOMS]
 

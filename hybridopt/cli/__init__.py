@@ -1,4 +1,4 @@
-"""The command line: ``hybridopt run|status|report|list|doctor|job``.
+"""The command line: ``hybridopt run|tune|status|report|list|doctor|job``.
 
 This module imports neither torch nor Hydra, so that ``--help`` answers at once; each command imports what it needs.
 """
@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "run": "train, or compare: takes Hydra overrides and every Hydra flag (hybridopt run --help)",
+    "tune": "search hyper-parameters, the same budget for every optimizer",
     "status": "how the runs below a directory stand",
     "report": "write report.html and report.md for the runs below a directory",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
@@ -33,6 +34,7 @@ examples:
   hybridopt run task=digits_cnn optimizer=newton_cg seed=0
   hybridopt run -m task=digits_cnn,adding_rnn optimizer=adam,lbfgs seed=0,1,2
   hybridopt run --plugin my_method.py optimizer=my_method
+  hybridopt tune task=digits_cnn optimizer=adam,lbfgs,newton_cg
   hybridopt status outputs/quickstart
 """
 
@@ -73,6 +75,10 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         from hybridopt.cli import run
 
         return run.main(arguments[1:], debug=debug)
+    if arguments and arguments[0] == "tune":
+        from hybridopt.cli import tune
+
+        return tune.start(arguments[1:], debug=debug)
     parser = argparse.ArgumentParser(
         prog="hybridopt",
         description="Second-order and hybrid optimizers for PyTorch: train, compare, report.",
@@ -103,4 +109,4 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     return importlib.import_module(f"hybridopt.cli.{_MODULES[options.command]}").main(options, debug=debug)
 
 
-_MODULES = {"status": "status", "report": "report", "list": "listing", "doctor": "doctor", "job": "job"}
+_MODULES = {"tune": "tune", "status": "status", "report": "report", "list": "listing", "doctor": "doctor", "job": "job"}

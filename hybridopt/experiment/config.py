@@ -78,6 +78,7 @@ class RunConfig:
         out: Directory of the experiment; None: ``outputs/<experiment>``, or ``outputs/runs``.
         retry: ``none``, or ``failed`` to start failed runs again.
         experiment: Name of the experiment that the run belongs to.
+        tuning: Where tuned options come from, as `hybridopt tune` writes it: their ``values`` and what they cost.
         plugins: Files or modules that register more parts, imported first.
     """
 
@@ -99,6 +100,7 @@ class RunConfig:
     out: str | None = option(None, help="directory of the experiment")
     retry: str = option("none", choices=["none", "failed"])
     experiment: str | None = option(None, help="name of the experiment")
+    tuning: dict[str, Any] | None = option(None, help="where tuned options come from")
     plugins: list[str] = option([], help="files or modules that register more parts")
 
 

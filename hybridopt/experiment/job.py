@@ -99,6 +99,22 @@ def run_job(
         return _end(store, status)
 
 
+def tuned_as_stated(config: RunConfig) -> bool:
+    """Tells whether a run still has the tuned values that its config speaks of: the user may have changed them since.
+
+    Args:
+        config: A checked config.
+    """
+    plain = to_plain(config)
+    for name, value in ((config.tuning or {}).get("values") or {}).items():
+        found: Any = plain
+        for key in str(name).split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        if found != value:
+            return False
+    return bool(config.tuning)
+
+
 def _train(
     config: RunConfig,
     parts: Experiment,
@@ -111,7 +127,10 @@ def _train(
     """Trains; keeps `status` up to date however it ends."""
     threads = torch.get_num_threads()
     facts = provenance.collect(device=str(parts.device), threads=threads, timing=circumstances["timing"])
-    store.write_provenance({**facts, **circumstances, "task_facts": parts.facts()})
+    facts = {**facts, **circumstances, "task_facts": parts.facts()}
+    if tuned_as_stated(config):
+        facts["tuning"] = config.tuning
+    store.write_provenance(facts)
     mirror = Mirror(make_tracker(config.tracker))
     mirror.start(store.directory.resolve(), to_plain(config), store.run_id)
 

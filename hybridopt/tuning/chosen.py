@@ -1,0 +1,155 @@
+"""What tuning leaves behind: ``tuned.yaml`` for people, and the same as config files that `hybridopt run` replays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hybridopt.experiment import jsonio
+from hybridopt.experiment.job import run_directory
+from hybridopt.tuning.study import Study
+
+FORMAT = 1
+"""Version of ``tuned.yaml``."""
+
+FILE = "tuned.yaml"
+CONF = "conf"
+EXPERIMENT = "final"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What was chosen for one optimizer on one task.
+
+    Attributes:
+        task: Name of the task.
+        optimizer: Name of the optimizer.
+        label: The same with its escape.
+        values: Config names and chosen values; the defaults' own values where they were best.
+        facts: Trials, cost, score and the like: plain data.
+    """
+
+    task: str
+    optimizer: str
+    label: str
+    values: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, study: Study, budget: float, root: Path) -> Chosen:
+        """Returns what a finished study chose.
+
+        Args:
+            study: All of whose trials have ended.
+            budget: Gradient-equivalents that it could have spent.
+            root: Directory that the paths of runs are given relative to.
+
+        Raises:
+            HybridoptError: If no trial came to a finite result.
+        """
+        trial, score = study.best()
+        settings = study.settings
+        values = {name: study.value(trial, name) for name in study.space.dimensions}
+        directory = run_directory(trial.config)
+        facts = {
+            "objective": study.objective,
+            "score": score.describe(study.objective),
+            "defaults_best": not trial.values,
+            "trials": len(study.trials),
+            "states": study.states(),
+            "refused": study.refused,
+            "budget_per_trial": study.limit,
+            "budget": budget,
+            "gradient_equivalents": study.spent(),
+            "seconds": study.spent("seconds"),
+            "sampler": settings.sampler,
+            "sampler_seed": settings.sampler_seed,
+            "seed": study.base.seed,
+            "space": {name: str(dimension) for name, dimension in study.space.dimensions.items()},
+            "edges": study.edges(trial),
+            "run": str(directory.relative_to(root) if directory.is_relative_to(root) else directory),
+        }
+        return cls(study.base.task["name"], study.base.optimizer["name"], study.label, values, facts)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a run with these values records under "tuning"."""
+        kept = ("trials", "gradient_equivalents", "seconds", "budget_per_trial", "objective", "sampler", "seed")
+        return {"values": self.values, **{key: self.facts[key] for key in kept}}
+
+
+def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str], final_seeds: int) -> None:
+    """Writes what was chosen; entries of earlier calls for other optimizers or tasks stay.
+
+    ``tuned.yaml`` says all. ``conf/tuned/<task>/<optimizer>.yaml`` holds the values as `hybridopt run --config-dir`
+    takes them, with the budget of a trial, and ``conf/experiment/final.yaml`` compares all optimizers of this call with
+    fresh seeds.
+
+    Args:
+        root: Directory of the tuning.
+        chosen: What this call chose.
+        overrides: What else the user set for all trials, as Hydra overrides; the comparison gets them too.
+        final_seeds: Number of seeds of the comparison.
+
+    Raises:
+        StoreError: If something cannot be written.
+    """
+    path = root / FILE
+    known = _read(path)
+    for one in chosen:
+        entry = {"values": one.values, **one.facts}
+        known.setdefault("tasks", {}).setdefault(one.task, {})[one.label] = entry
+    known = {"format": FORMAT, "updated": jsonio.utc_now(), "tasks": known.get("tasks", {})}
+    _write(path, "# Written by hybridopt tune.\n", known)
+    for one in chosen:
+        content: dict[str, Any] = {}
+        for name, value in one.values.items():
+            *path_keys, last = name.split(".")
+            section = content
+            for key in path_keys:
+                section = section.setdefault(key, {})
+            section[last] = value
+        content["budget"] = {"gradient_equivalents": one.facts["budget_per_trial"]}
+        content["tuning"] = one.provenance
+        title = f"# @package _global_\n# {one.label} on {one.task}: {summary(one.facts)}\n"
+        _write(root / CONF / "tuned" / one.task / f"{one.optimizer}.yaml", title, content)
+    params: dict[str, Any] = {
+        "task": ",".join(dict.fromkeys(one.task for one in chosen)),
+        "optimizer": ",".join(dict.fromkeys(one.optimizer for one in chosen)),
+        "seed": f"range({final_seeds})",
+    }
+    params |= dict(override.partition("=")[::2] for override in overrides)
+    title = "# @package _global_\n# Tuned options with seeds that tuning has not seen.\n"
+    experiment = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
+    _write(root / CONF / "experiment" / f"{EXPERIMENT}.yaml", title, experiment)
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Returns trials and cost in a few words.
+
+    Args:
+        facts: Of a `Chosen`.
+    """
+    return (
+        f"{facts['trials']} trials, cost {facts['gradient_equivalents']:.4g} gradient-equivalents, "
+        f"{facts['seconds']:.3g} s; {facts['score']}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return known if isinstance(known, dict) and known.get("format") == FORMAT else {}
+
+
+def _write(path: Path, title: str, content: Mapping[str, Any]) -> None:
+    with jsonio.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(jsonio.to_plain(content), sort_keys=False, allow_unicode=True, width=110)
+    jsonio.write_atomic(path, title + text)

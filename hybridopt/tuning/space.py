@@ -1,0 +1,198 @@
+"""The search space of an optimizer: what its options declare, changed as the user says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from hybridopt.core import ConfigError, suggest
+from hybridopt.experiment import parts
+from hybridopt.tuning.dimensions import Choices, Dimension, declared
+
+BATCH = "task.batch_size"
+"""Name of the dimension that every mini-batch method has."""
+
+_OFF = ("off", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Named dimensions; a point of it is a dict of config names and values.
+
+    Attributes:
+        dimensions: By the config name of the option, such as ``optimizer.lr``.
+
+    Example:
+        >>> space = Space.of("adam").only(["optimizer.lr"])
+        >>> print(space)
+        optimizer.lr=log:1e-05:0.1
+        >>> space.at([0.5])
+        {'optimizer.lr': 0.001}
+        >>> space.sample(2, sampler="random", seed=1) == space.sample(2, sampler="random", seed=1)
+        True
+    """
+
+    dimensions: Mapping[str, Dimension]
+
+    @classmethod
+    def of(cls, optimizer: str, *, batch_size: int | None = None, train_size: int | None = None) -> Space:
+        """Returns the space that an optimizer's options declare (``option(search=...)``).
+
+        An option with a single value to look at is no dimension.
+
+        Args:
+            optimizer: A registered name.
+            batch_size: The task's batch size, if it is to be searched too: quarter, half, same, double, four times.
+            train_size: Samples to train on; no larger batch is proposed.
+
+        Raises:
+            UnknownNameError: If there is no such optimizer.
+            ConfigError: If a declaration is wrong.
+        """
+        config = parts.config_class("optimizer", optimizer)
+        found: dict[str, Dimension] = {}
+        for field in dataclasses.fields(config):
+            if field.metadata.get("search") is not None:
+                found[f"optimizer.{field.name}"] = _dimension(config, field, field.metadata["search"])
+        if batch_size is not None:
+            sizes = [batch_size // 4, batch_size // 2, batch_size, 2 * batch_size, 4 * batch_size]
+            kept = [size for size in sizes if 1 <= size <= (train_size or math.inf)]
+            found[BATCH] = Choices(tuple(dict.fromkeys(kept)), least=1, most=train_size or math.inf)
+        return cls({name: one for name, one in found.items() if not _single(one)})
+
+    def changed(self, changes: Sequence[str], optimizer: str | None = None) -> Space:
+        """Returns the space with some dimensions replaced, added or left out.
+
+        Args:
+            changes: Texts such as ``optimizer.lr=log:1e-4:1``, ``optimizer.beta1=uniform:0.8:0.99``,
+                ``optimizer.history=5,10,20`` and ``optimizer.eps=off``.
+            optimizer: Name of the optimizer, whose options are then checked; None checks nothing.
+
+        Raises:
+            ConfigError: If a text cannot be read or names an option that is not there.
+        """
+        found = dict(self.dimensions)
+        for text in changes:
+            name, equals, given = text.partition("=")
+            if not equals or not given or "." not in name:
+                raise ConfigError(
+                    f"--space {text!r} cannot be read. Write NAME=log:LOW:HIGH, NAME=uniform:LOW:HIGH, "
+                    "NAME=VALUE,VALUE or NAME=off, with a NAME such as optimizer.lr."
+                )
+            search = _parse(name, given)
+            if search is None:
+                found.pop(name, None)
+            else:
+                found[name] = _checked(name, search, optimizer)
+        return Space({name: one for name, one in found.items() if not _single(one)})
+
+    def only(self, names: Sequence[str]) -> Space:
+        """Returns the space with the named dimensions alone.
+
+        Args:
+            names: Config names, all of them in the space.
+
+        Raises:
+            ConfigError: If one is not.
+        """
+        for name in names:
+            if name not in self.dimensions:
+                known = ", ".join(self.dimensions) or "none"
+                raise ConfigError(f"{name!r} is not searched.{suggest(name, self.dimensions)} Searched are: {known}.")
+        return Space({name: one for name, one in self.dimensions.items() if name in names})
+
+    def without(self, names: Sequence[str]) -> Space:
+        """Returns the space without the named dimensions; names that are not in it make no difference."""
+        return Space({name: one for name, one in self.dimensions.items() if name not in names})
+
+    def at(self, point: Sequence[float]) -> dict[str, Any]:
+        """Returns the values at a point of the unit cube.
+
+        Args:
+            point: One number from 0 to 1 a dimension.
+        """
+        return {name: one.at(u) for (name, one), u in zip(self.dimensions.items(), point, strict=True)}
+
+    def sample(self, count: int, *, sampler: str = "sobol", seed: int = 0) -> list[dict[str, Any]]:
+        """Returns points of the space; more of them begin with fewer of them.
+
+        Args:
+            count: How many; for ``grid`` at most so many.
+            sampler: ``sobol``, ``random`` or ``grid``.
+            seed: Of the random numbers; a grid has none.
+
+        Raises:
+            ConfigError: If there is no such sampler, or a grid has more points than wanted.
+        """
+        from hybridopt.tuning.samplers import draw
+
+        return draw(self, count, sampler, seed)
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={one}" for name, one in self.dimensions.items())
+
+
+def _dimension(config: type, field: Any, search: Any) -> Dimension:
+    hint = typing.get_type_hints(config)[field.name]
+    kinds = {one for one in (typing.get_args(hint) or (hint,)) if one is not type(None)}
+    return declared(
+        search,
+        integer=kinds == {int},
+        bounds=field.metadata.get("bounds") or {},
+        options=field.metadata.get("choices"),
+        label=f"optimizer.{field.name}",
+    )
+
+
+def _checked(name: str, search: Any, optimizer: str | None) -> Dimension:
+    """The dimension of a text, within the limits of the option where that is one of the optimizer's."""
+    section, _, option = name.partition(".")
+    if name == BATCH:
+        return declared(search, integer=True, bounds={"ge": 1}, options=None, label=name)
+    if section == "optimizer" and optimizer is not None and optimizer != parts.EXTERNAL:
+        config = parts.config_class("optimizer", optimizer)
+        fields = {field.name: field for field in dataclasses.fields(config)}
+        if option not in fields:
+            known = ", ".join(fields)
+            raise ConfigError(f"{optimizer} has no option {option!r}.{suggest(option, fields)} It has: {known}.")
+        return _dimension(config, fields[option], search)
+    return declared(search, integer=False, bounds={}, options=None, label=name)
+
+
+def _parse(name: str, text: str) -> Any:
+    """Returns a text as `option` takes a search space, None for none."""
+    if text.lower() in _OFF:
+        return None
+    kind, *ends = text.split(":")
+    if not ends:
+        return [_scalar(one) for one in text.split(",")]
+    try:
+        low, high = (float(end) for end in ends)
+    except ValueError:
+        low = high = math.nan
+    if kind not in ("log", "uniform") or math.isnan(low) or math.isnan(high):
+        raise ConfigError(
+            f"The search space {text!r} of {name} cannot be read. Write log:LOW:HIGH, uniform:LOW:HIGH, VALUE,VALUE or "
+            "off."
+        )
+    return kind, low, high
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        value = yaml.safe_load(text)
+        return text if isinstance(value, list | dict) else value
+
+
+def _single(dimension: Dimension) -> bool:
+    return isinstance(dimension, Choices) and len(dimension.values) < 2

@@ -1,0 +1,298 @@
+"""The trials of one optimizer on one task: ordinary runs with chosen options."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hybridopt import results
+from hybridopt.core import ConfigError, HybridoptError, option
+from hybridopt.experiment.build import build_task, check_buildable, limits_of
+from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
+from hybridopt.experiment.identity import run_id
+from hybridopt.experiment.job import run_directory
+from hybridopt.results.run import Run
+from hybridopt.tuning.score import OBJECTIVES, Score
+from hybridopt.tuning.space import Space
+
+LEAST_TRIALS = 8
+"""Complete trials that the dearest method should have for its tuning to mean anything."""
+
+_ATTEMPTS = 16  # points drawn per trial wanted, before a space counts as used up
+
+
+@dataclasses.dataclass
+class Settings:
+    """How to tune.
+
+    Attributes:
+        sampler: Where to look: ``sobol``, ``random``, ``grid`` or ``halving``.
+        trials: Complete trials that every optimizer gets at least; the budget is what the dearest one spends on them.
+        most_trials: Trials that no optimizer exceeds, however cheap its trials are; None: four times `trials`.
+        objective: ``target``, ``loss``, or ``auto``: ``target`` where the task states one.
+        sampler_seed: Seed of the random numbers that choose the trials.
+        defaults: Whether the first trial is the optimizer with its defaults, so that tuning never does worse.
+        final_seeds: Number of seeds, from 0 on, of the comparison that follows; trials must use another one.
+        eta: ``halving``: one in so many trials goes on, with so many times the budget.
+        rungs: ``halving``: how often.
+    """
+
+    sampler: str = option("sobol", choices=["sobol", "random", "grid", "halving"], help="where to look")
+    trials: int = option(LEAST_TRIALS, ge=1, help="complete trials of the dearest optimizer")
+    most_trials: int | None = option(None, ge=1, help="trials that no optimizer exceeds")
+    objective: str = option("auto", choices=["auto", *OBJECTIVES], help="what is best")
+    sampler_seed: int = option(0, ge=0, help="seed of the choice of trials")
+    defaults: bool = option(True, help="first trial with the optimizer's defaults")
+    final_seeds: int = option(10, ge=1, help="seeds of the comparison that follows")
+    eta: int = option(3, ge=2, help="halving: one in so many goes on")
+    rungs: int = option(2, ge=1, help="halving: how often")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One point of a space, as a run.
+
+    Attributes:
+        values: Config names and values that were chosen; empty for the defaults.
+        config: The run's checked config.
+    """
+
+    values: Mapping[str, Any]
+    config: RunConfig
+
+    @property
+    def key(self) -> str:
+        """Identity of the run."""
+        return run_id(to_plain(self.config))
+
+    def read(self) -> Run:
+        """Returns the run as it lies on the disk.
+
+        Raises:
+            HybridoptError: If it cannot be read.
+        """
+        found = results.load(run_directory(self.config))
+        if len(found) != 1:
+            raise HybridoptError(f"The trial {run_directory(self.config)} cannot be read: {found.problems}.")
+        return found.runs[0]
+
+
+class Study:
+    """The search for one optimizer on one task.
+
+    Args:
+        base: What all trials share; its budget may only be in gradient-equivalents (none: the task's epochs).
+        settings: How to tune.
+        changes: Of the space, see `Space.changed`.
+        only: Names to search alone; empty searches all.
+        fixed: Names that the user has set, which are therefore not searched.
+
+    Attributes:
+        base: What all trials share, with the budget spelt out.
+        space: What is searched.
+        limit: Budget of a trial in gradient-equivalents.
+        objective: ``target`` or ``loss``.
+        trials: The trials so far, in order.
+        refused: Points that were passed over because their options do not go together.
+
+    Raises:
+        ConfigError: If the budget is on another axis, the seed is a final one, or there is nothing to search.
+    """
+
+    def __init__(
+        self,
+        base: RunConfig,
+        settings: Settings,
+        *,
+        changes: Sequence[str] = (),
+        only: Sequence[str] = (),
+        fixed: Sequence[str] = (),
+    ) -> None:
+        self.settings = settings
+        self.base = copy.deepcopy(base)
+        self.base.tuning = None
+        self._check_seed()
+        task = build_task(self.base)
+        self.limit = self._settle_budget(task)
+        self._task, self._splits = task, task.splits(self.base.seed)
+        mini = batch_policy(self.base.optimizer) == "mini" and isinstance(self.base.task["batch_size"], int)
+        name = self.base.optimizer["name"]
+        space = Space.of(
+            name,
+            batch_size=self.base.task["batch_size"] if mini else None,
+            train_size=len(self._splits.train),
+        )
+        self.space = space.without(fixed).changed(changes, name)
+        if only:
+            # What one optimizer calls an option another may not have: each is searched over what it has.
+            known = [one for one in only if one in self.space.dimensions]
+            self.space = self.space.only(known)
+        if not len(self.space):
+            raise ConfigError(
+                f"There is nothing to search for the optimizer {name!r}: no option of it declares a search space, or "
+                "all are set or left out. Add --space optimizer.OPTION=log:LOW:HIGH."
+            )
+        wanted = settings.objective
+        self.objective = ("target" if task.targets else "loss") if wanted == "auto" else wanted
+        if self.objective == "target" and not task.targets:
+            raise ConfigError(f"The task {self.base.task['name']!r} states no target: take objective=loss.")
+        self.trials: list[Trial] = []
+        self.refused = 0
+        self._points = self._proposals()
+
+    @property
+    def label(self) -> str:
+        """What people call the optimizer: ``adam``, ``lbfgs+perturbation``."""
+        return run_directory(self.base).parent.name
+
+    def more(self, count: int) -> list[Trial]:
+        """Adds trials and returns them: as many as wanted, or what is left of a space that is used up.
+
+        The trials are a fixed sequence: asking twice for four gives what asking once for eight does.
+
+        Args:
+            count: How many.
+        """
+        fresh: list[Trial] = []
+        known = {trial.key for trial in self.trials}
+        while len(fresh) < count:
+            trial = next(self._points, None)
+            if trial is None:
+                break
+            if trial.key not in known:
+                known.add(trial.key)
+                fresh.append(trial)
+        self.trials += fresh
+        return fresh
+
+    def score(self, trial: Trial, limit: float | None = None) -> Score:
+        """Returns the score of a trial.
+
+        Args:
+            trial: One that has run.
+            limit: Cost up to which its evaluations count; None: the budget.
+        """
+        return Score.of(trial.read(), self.objective, limit or self.limit)
+
+    def best(self) -> tuple[Trial, Score]:
+        """Returns the complete trial with the best score, the earliest of several, and the score.
+
+        Raises:
+            HybridoptError: If no trial was completed, or none has a finite score.
+        """
+        scored = [(self.score(trial), number, trial) for number, trial in enumerate(self.trials) if _ended(trial)]
+        if not scored or min(scored)[0].value == float("inf"):
+            raise HybridoptError(
+                f"No trial of {self.base.task['name']}/{self.label} came to a finite result. See the logs below "
+                f"{run_directory(self.base).parent}, and give a wider or lower range with --space."
+            )
+        score, _, trial = min(scored, key=lambda entry: entry[:2])
+        return trial, score
+
+    def spent(self, axis: str = "gradient_equivalents") -> float:
+        """Returns what all trials have cost.
+
+        Args:
+            axis: ``gradient_equivalents`` or ``seconds``.
+        """
+        return sum(trial.read().end(axis) or 0.0 for trial in self.trials)
+
+    def states(self) -> dict[str, int]:
+        """Returns how many trials stand how: done, diverged, failed, interrupted."""
+        found: dict[str, int] = {}
+        for trial in self.trials:
+            state = trial.read().state
+            found[state] = found.get(state, 0) + 1
+        return found
+
+    def value(self, trial: Trial, name: str) -> Any:
+        """Returns the value that an option has in a trial, chosen or by default.
+
+        Args:
+            trial: A trial.
+            name: Config name of the option.
+        """
+        found: Any = to_plain(trial.config)
+        for key in name.split("."):
+            found = found[key]
+        return found
+
+    def edges(self, trial: Trial) -> dict[str, str]:
+        """Returns the dimensions on whose edge a trial lies, each with advice.
+
+        Args:
+            trial: The best one.
+        """
+        found = {}
+        for name, value in trial.values.items():
+            dimension = self.space.dimensions[name]
+            edge = dimension.edge(value)
+            if edge is not None:
+                shown = f"{value:.4g}" if isinstance(value, float) else value
+                found[name] = (
+                    f"{name}={shown} lies on the {edge} edge of its space {dimension}: the best may lie beyond; search "
+                    f"again with --space {name}={dimension.around(value)}"
+                )
+        return found
+
+    def _proposals(self) -> Iterator[Trial]:
+        """All trials that the sampler ever gives, without those whose options do not go together."""
+        drawn, size = 0, self.settings.trials
+        most = _ATTEMPTS * max(size, self.settings.most_trials or 0)
+        if self.settings.defaults:
+            yield Trial({}, self.base)
+        sampler = "sobol" if self.settings.sampler == "halving" else self.settings.sampler
+        while drawn < most:
+            count = max(size, 2 * drawn)
+            points = self.space.sample(count, sampler=sampler, seed=self.settings.sampler_seed)
+            for values in points[drawn:]:
+                trial = self._trial(values)
+                if trial is None:
+                    self.refused += 1
+                else:
+                    yield trial
+            if sampler == "grid":
+                return
+            drawn = count
+
+    def _trial(self, values: Mapping[str, Any]) -> Trial | None:
+        plain = to_plain(self.base)
+        for name, value in values.items():
+            *path, last = name.split(".")
+            section = plain
+            for key in path:
+                section = section[key]
+            section[last] = value
+        try:
+            config = resolve(plain)
+            check_buildable(config, self._splits, self._task)
+        except ConfigError:
+            return None
+        return Trial(values, config)
+
+    def _check_seed(self) -> None:
+        if self.base.seed < self.settings.final_seeds:
+            raise ConfigError(
+                f"seed={self.base.seed} belongs to the final comparison (0 to {self.settings.final_seeds - 1}): what "
+                f"is tuned on it cannot be judged on it. Leave it out, or take one from {self.settings.final_seeds} on."
+            )
+
+    def _settle_budget(self, task: Any) -> float:
+        budget = self.base.budget
+        if (budget.epochs, budget.steps, budget.seconds) != (None,) * 3:
+            raise ConfigError(
+                "Every optimizer is tuned on the same cost: give trials their budget as "
+                "budget.gradient_equivalents=N (an epoch of SGD costs 1), not in epochs, steps or seconds."
+            )
+        limits = limits_of(self.base, task)
+        limit = float(limits["gradient_equivalents"] or limits["epochs"] or 0.0)
+        budget.gradient_equivalents = limit
+        if self.base.schedule["name"] != "none" and batch_policy(self.base.optimizer) == "mini":
+            budget.epochs = limit  # what a schedule takes its number of steps from
+        return limit
+
+
+def _ended(trial: Trial) -> bool:
+    return trial.read().state in ("done", "diverged", "failed")

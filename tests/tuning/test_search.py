@@ -1,0 +1,166 @@
+"""All optimizers get the same budget; trials are ordinary runs, so that a search goes on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridopt.core import ConfigError, HybridoptError, make_config
+from hybridopt.experiment import sweep
+from hybridopt.experiment.config import resolve
+from hybridopt.experiment.job import run_directory, run_job
+from hybridopt.experiment.jsonio import read_json
+from hybridopt.experiment.monitor import Monitor, Outcome
+from hybridopt.experiment.pool import Job, Slot
+from hybridopt.tuning import Chosen, Settings, Study, search
+from tests.experiment import tiny  # noqa: F401 (registers the task)
+
+
+class InProcess:
+    """Stands in for the pool: does the jobs here; stops after some of them when told to."""
+
+    started: list[str]
+    stop_after: int
+
+    def __init__(self, slots: Sequence[Slot], time_limit: float | None, monitor: Monitor) -> None:
+        pass
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        outcomes = []
+        for job in jobs:
+            if len(InProcess.started) == InProcess.stop_after:
+                raise KeyboardInterrupt
+            InProcess.started.append(job.directory.name)
+            status = run_job(job.directory)
+            outcomes.append(Outcome(job.directory, job.name, status["status"], status["reason"]))
+        return outcomes
+
+
+@pytest.fixture(autouse=True)
+def pool(monkeypatch: pytest.MonkeyPatch) -> type[InProcess]:
+    monkeypatch.setattr(sweep, "Pool", InProcess)
+    InProcess.started, InProcess.stop_after = [], -1
+    return InProcess
+
+
+def study(out: Path, optimizer: Any = "sgd", *, settings: dict[str, Any] | None = None, **options: Any) -> Study:
+    config = {"task": {"name": "tiny", **options.pop("task", {})}, "optimizer": optimizer, "seed": 50, "device": "cpu"}
+    config |= {"out": str(out), "budget": {"gradient_equivalents": 2}, **options.pop("config", {})}
+    return Study(resolve(config), make_config(Settings, {"trials": 3, **(settings or {})}), **options)
+
+
+def test_everyone_may_spend_what_the_dearest_spends(tmp_path: Path) -> None:
+    cheap = study(tmp_path, "sgd", only=["optimizer.lr"])
+    dear = study(tmp_path, {"name": "newton_cg", "max_cg": 30}, only=["optimizer.damping"])
+    budget = search([cheap, dear])
+    assert len(dear.trials) == 3
+    assert budget == dear.spent() > cheap.limit * 4
+    assert 3 < len(cheap.trials) <= 12
+    dearest = max(trial.read().end("gradient_equivalents") for trial in cheap.trials)
+    full = len(cheap.trials) == 12
+    assert full or budget - dearest < cheap.spent() <= budget + 1e-9
+
+
+def test_stopping_and_starting_again_changes_nothing(tmp_path: Path, pool: type[InProcess]) -> None:
+    whole = study(tmp_path / "a", only=["optimizer.lr"])
+    search([whole])
+    pool.started.clear()
+    pool.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        search([study(tmp_path / "b", only=["optimizer.lr"])])
+    assert len(pool.started) == 2
+    pool.stop_after = -1
+    again = study(tmp_path / "b", only=["optimizer.lr"])
+    search([again])
+    assert len(pool.started) == 3
+    assert [trial.key for trial in again.trials] == [trial.key for trial in whole.trials]
+    assert again.best() == (again.trials[whole.trials.index(whole.best()[0])], whole.best()[1])
+    search([study(tmp_path / "b", only=["optimizer.lr"])])
+    assert len(pool.started) == 3, "all is there"
+
+
+def test_trials_are_ordinary_runs_and_the_first_has_the_defaults(tmp_path: Path) -> None:
+    one = study(tmp_path)
+    search([one])
+    assert one.trials[0].values == {}
+    for trial in one.trials:
+        status = read_json(run_directory(trial.config) / "status.json")
+        assert status["status"] == "done"
+        assert status["reason"] == "budget.gradient_equivalents=2 is used"
+    assert {trial.config.seed for trial in one.trials} == {50}
+    assert {name for trial in one.trials for name in trial.values} >= {"optimizer.lr", "task.batch_size"}
+
+
+def test_the_best_is_best_and_its_edge_is_flagged(tmp_path: Path) -> None:
+    one = study(
+        tmp_path,
+        changes=["optimizer.lr=1e-7,1e-6,0.1"],
+        only=["optimizer.lr"],
+        settings={"sampler": "grid", "defaults": False, "objective": "loss"},
+    )
+    search([one])
+    trial, score = one.best()
+    assert trial.values == {"optimizer.lr": 0.1}
+    losses = [min(row["validation_loss"] for row in each.read().evaluations) for each in one.trials]
+    assert score.value == min(losses)
+    assert "upper edge" in one.edges(trial)["optimizer.lr"]
+    chosen = Chosen.of(one, one.spent(), tmp_path)
+    assert chosen.values == {"optimizer.lr": 0.1}
+    assert chosen.facts["gradient_equivalents"] == pytest.approx(6.0)
+    assert chosen.facts["run"] == str(run_directory(trial.config).relative_to(tmp_path))
+
+
+def test_points_whose_options_do_not_go_together_are_passed_over(tmp_path: Path) -> None:
+    one = study(
+        tmp_path,
+        "bfgs",
+        changes=["optimizer.line_search=strong_wolfe,armijo", "optimizer.pairs=skip,keep"],
+        only=["optimizer.line_search", "optimizer.pairs"],
+    )
+    found = one.more(10)
+    assert one.refused > 0
+    assert len(found) < 4
+    assert all((t.config.optimizer["line_search"], t.config.optimizer["pairs"]) != ("armijo", "keep") for t in found)
+
+
+def test_a_trial_that_diverges_loses(tmp_path: Path) -> None:
+    one = study(
+        tmp_path,
+        changes=["optimizer.lr=0.01,1e30"],
+        only=["optimizer.lr"],
+        settings={"sampler": "grid", "defaults": False, "trials": 2},
+    )
+    search([one])
+    assert one.states() == {"done": 1, "diverged": 1}
+    assert one.best()[0].values == {"optimizer.lr": 0.01}
+
+
+def test_nothing_finite_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    one = study(
+        tmp_path,
+        task={"poison": "nan", "after": 0},
+        only=["optimizer.lr"],
+        settings={"trials": 1},
+    )
+    search([one])
+    with pytest.raises(HybridoptError, match="--space"):
+        one.best()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": {"seed": 3}}, "seed=3 belongs to the final comparison"),
+        ({"config": {"budget": {"steps": 5}}}, r"budget\.gradient_equivalents=N"),
+        (
+            {"fixed": ["optimizer.lr", "optimizer.weight_decay", "optimizer.hypergradient", "task.batch_size"]},
+            "--space",
+        ),
+    ],
+)
+def test_one_sentence_for_what_is_wrong(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(tmp_path, **options)

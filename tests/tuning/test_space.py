@@ -1,0 +1,169 @@
+"""Spaces come from the options' declarations; samplers stay within them, cover them evenly and repeat themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hybridopt.core import ConfigError
+from hybridopt.experiment import parts
+from hybridopt.optimizers import registry
+from hybridopt.tuning import Choices, Range, Space
+
+MIXED = Space(
+    {
+        "optimizer.lr": Range(1e-5, 1e-1),
+        "optimizer.momentum": Range(0.5, 0.99, log=False),
+        "optimizer.max_cg": Range(5, 250, integer=True),
+        "optimizer.nesterov": Choices((False, True)),
+        "optimizer.root": Choices((None, 2.0, 4.0)),
+    }
+)
+
+
+@pytest.mark.parametrize("name", sorted(registry.names()))
+def test_every_optimizer_declares_a_space_that_its_own_checks_accept(name: str) -> None:
+    space = Space.of(name)
+    for point in ([0.0] * len(space), [1.0] * len(space)):
+        for dotted, value in space.at(point).items():
+            parts.check_part("optimizer", {"name": name, dotted.removeprefix("optimizer."): value})
+
+
+@pytest.mark.parametrize("sampler", ["random", "sobol"])
+def test_points_lie_in_the_space_and_repeat_themselves(sampler: str) -> None:
+    points = MIXED.sample(64, sampler=sampler, seed=3)
+    assert points == MIXED.sample(64, sampler=sampler, seed=3)
+    assert points[:10] == MIXED.sample(10, sampler=sampler, seed=3), "more trials must begin with fewer"
+    assert points != MIXED.sample(64, sampler=sampler, seed=4)
+    for point in points:
+        assert 1e-5 <= point["optimizer.lr"] <= 1e-1
+        assert 0.5 <= point["optimizer.momentum"] <= 0.99
+        assert isinstance(point["optimizer.max_cg"], int)
+        assert 5 <= point["optimizer.max_cg"] <= 250
+    assert {point["optimizer.nesterov"] for point in points} == {False, True}
+    assert {point["optimizer.root"] for point in points} == {None, 2.0, 4.0}
+
+
+@pytest.mark.parametrize(("sampler", "deviation"), [("random", 75), ("sobol", 4)])
+def test_logarithms_are_uniform(sampler: str, deviation: int) -> None:
+    space = Space({"optimizer.lr": Range(1e-5, 1e-1), "optimizer.eps": Range(1e-8, 1e-4)})
+    rates = [point["optimizer.lr"] for point in space.sample(1024, sampler=sampler, seed=0)]
+    decades = [sum(10.0**k <= rate < 10.0 ** (k + 1) for rate in rates) for k in range(-5, -1)]
+    assert all(abs(count - 256) <= deviation for count in decades), decades
+
+
+def test_uniform_is_not_logarithmic() -> None:
+    space = Space({"optimizer.momentum": Range(0.1, 0.9, log=False)})
+    values = [point["optimizer.momentum"] for point in space.sample(256)]
+    assert abs(sum(values) / 256 - 0.5) < 0.01
+
+
+def test_rounded_values_stay_inside() -> None:
+    narrow = Range(1.00004, 1.00006)
+    assert all(1.00004 <= narrow.at(u) <= 1.00006 for u in (0.0, 0.3, 1.0))
+
+
+def test_place_is_the_inverse_of_at() -> None:
+    for dimension in (Range(1e-5, 1e-1), Range(-2.0, 3.0, log=False)):
+        for u in (0.0, 0.2, 0.5, 1.0):
+            assert dimension.place(dimension.at(u)) == pytest.approx(u, abs=1e-4)
+
+
+class TestGrid:
+    def test_the_finest_that_fits(self) -> None:
+        space = Space({"optimizer.lr": Range(1e-4, 1.0), "optimizer.nesterov": Choices((False, True))})
+        points = space.sample(11, sampler="grid")
+        assert len(points) == 10
+        rates = sorted({point["optimizer.lr"] for point in points})
+        assert rates == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+
+    def test_too_large_a_grid_is_refused_with_its_size(self) -> None:
+        with pytest.raises(ConfigError, match=r"at least 48 points, more than trials=16.*--only"):
+            MIXED.sample(16, sampler="grid")
+
+
+class TestChanges:
+    def test_replace_add_and_leave_out(self) -> None:
+        space = Space.of("momentum").changed(
+            ["optimizer.lr=log:1e-3:1", "optimizer.momentum=off", "optimizer.nesterov=true,false"]
+        )
+        assert space.dimensions["optimizer.lr"] == Range(1e-3, 1.0)
+        assert "optimizer.momentum" not in space.dimensions
+        assert space.dimensions["optimizer.nesterov"].values == (True, False)
+
+    def test_whole_numbers_stay_whole(self) -> None:
+        space = Space.of("newton_cg").changed(["optimizer.max_cg=log:2:64"], "newton_cg")
+        values = [point["optimizer.max_cg"] for point in space.sample(16)]
+        assert all(isinstance(value, int) and 2 <= value <= 64 for value in values)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("lr=log:1:2", "NAME such as optimizer.lr"),
+            ("optimizer.lr", "cannot be read"),
+            ("optimizer.lr=log:1e-3", "Write log:LOW:HIGH"),
+            ("optimizer.lr=lgo:1e-3:1", "Write log:LOW:HIGH"),
+            ("optimizer.lr=log:0:1", "0 < LOW < HIGH"),
+            ("optimizer.lr=log:1:0.1", "0 < LOW < HIGH"),
+            ("optimizer.lr=uniform:-1:1", "own limits"),
+            ("optimizer.momentun=0.5,0.9", "Did you mean 'momentum'"),
+            ("optimizer.momentum=0.5,1.5", "1.5"),
+            ("task.batch_size=0,16", "0"),
+        ],
+    )
+    def test_one_sentence_for_what_is_wrong(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            Space.of("momentum").changed([text], "momentum")
+
+    def test_only(self) -> None:
+        assert list(Space.of("momentum").only(["optimizer.lr"]).dimensions) == ["optimizer.lr"]
+        with pytest.raises(ConfigError, match=r"Did you mean 'optimizer\.lr'"):
+            Space.of("momentum").only(["optimizer.rl"])
+
+
+class TestBatchSize:
+    def test_around_the_tasks_own(self) -> None:
+        assert Space.of("sgd", batch_size=64).dimensions["task.batch_size"].values == (16, 32, 64, 128, 256)
+
+    def test_no_larger_than_the_data(self) -> None:
+        sizes = Space.of("sgd", batch_size=64, train_size=100).dimensions["task.batch_size"]
+        assert sizes.values == (16, 32, 64)
+        assert sizes.edge(16) == "lower"
+
+
+class TestEdges:
+    @pytest.mark.parametrize(
+        ("value", "edge"),
+        [(1e-5, "lower"), (2e-5, "lower"), (1e-3, None), (0.05, "upper"), (0.1, "upper"), (0.0, None)],
+    )
+    def test_of_a_range(self, value: float, edge: str | None) -> None:
+        assert Range(1e-5, 1e-1).edge(value) == edge
+
+    def test_none_where_the_option_itself_ends(self) -> None:
+        assert Range(1e-5, 1.0, most=1.0).edge(0.99) is None
+        assert Choices((1, 2, 4), least=1).edge(1) is None
+
+    def test_of_choices(self) -> None:
+        numbers = Choices((5, 10, 20, 50))
+        assert [numbers.edge(value) for value in (5, 10, 50)] == ["lower", None, "upper"]
+        assert Choices((None, 2.0, 4.0)).edge(4.0) is None
+        assert Choices((False, True)).edge(True) is None
+
+    def test_advice_can_be_given_back_and_takes_the_value_off_the_edge(self) -> None:
+        for dimension, value in ((Range(1e-5, 1e-1), 0.08), (Range(1e-5, 1e-1), 1.2e-5)):
+            (again,) = Space({}).changed([f"optimizer.lr={dimension.around(value)}"]).dimensions.values()
+            assert again.edge(value) is None
+            assert math.isclose(again.high / again.low, 1e4, rel_tol=0.02)
+        (more,) = Space({}).changed([f"optimizer.history={Choices((5, 10, 20)).around(20)}"]).dimensions.values()
+        assert more.values == (5, 10, 20, 40)
+        (less,) = Space({}).changed([f"optimizer.history={Choices((5, 10, 20)).around(5)}"]).dimensions.values()
+        assert less.edge(5) is None
+
+
+def test_a_declaration_outside_the_options_limits_is_an_error() -> None:
+
+    from hybridopt.tuning.dimensions import declared
+
+    with pytest.raises(ConfigError, match="own limits"):
+        declared(("log", 1e-3, 10.0), integer=False, bounds={"gt": 0, "le": 1}, options=None, label="optimizer.lr")
