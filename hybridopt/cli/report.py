@@ -16,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("directory", metavar="DIR", type=Path, help="a directory with runs below it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR itself)")
+    parser.add_argument(
+        "--figures", metavar="FORMATS", help="write the figures for papers too: svg,pdf,png (some of them)"
+    )
+    parser.add_argument("--latex", action="store_true", help="write the ranking as LaTeX tables too")
 
 
 def main(options: argparse.Namespace, *, debug: bool) -> int:
@@ -30,7 +34,14 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     """
     if not options.directory.is_dir():
         raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
-    from hybridopt.cli.closing import write
+    from hybridopt.cli import console
+    from hybridopt.report import write_report
 
-    write(options.directory, options.out)
+    formats = [] if options.figures is None else options.figures.split(",")
+    paths = write_report(options.directory, options.out, figures=formats, latex=options.latex)
+    console.line(f"report: {paths.html}")
+    if paths.latex:
+        console.line(f"tables: {paths.latex}")
+    if paths.figures:
+        console.line(f"figures: {len(paths.figures)} files in {paths.figures[0].parent}")
     return 0

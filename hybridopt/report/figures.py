@@ -117,12 +117,12 @@ def figure(
         mode: "min" or "max"; "free" for what is neither good nor bad, "signed" for what may be negative besides.
         curves: Receives the curves, by figure and axis.
     """
-    parts = [f"<figure><figcaption>{_caption(key)} <span>{_direction_text(mode)}</span></figcaption>"]
-    guides = _guides(results.runs, key)
+    parts = [f"<figure><figcaption>{caption_of(key)} <span>{_direction_text(mode)}</span></figcaption>"]
+    guides = guides_of(results.runs, key)
     settings = results.settings()
     seconds = timing_of(results.runs)
     for axis, axis_title in AXIS_TITLES.items():
-        lines = _lines(settings, rows, palette, axis, key, mode)
+        lines = task_lines(settings, rows, palette, axis, key, mode)
         curves.setdefault(name, {})[axis] = [_data(line) for line in lines if line.index is not None]
         title = axis_title if axis != "seconds" or seconds == "exclusive" else f"seconds (timing: {seconds})"
         for scale_classes, x_log, y_log in _variants(mode):
@@ -150,8 +150,8 @@ def _variant(
     key: str,
     mode: str,
 ) -> str:
-    ceiling, floor = _limits(lines, guides, mode, y_log)
-    description = f"{_caption(key)} against {title}, {len(lines)} lines"
+    ceiling, floor = limits(lines, guides, mode, y_log)
+    description = f"{caption_of(key)} against {title}, {len(lines)} lines"
     full = f"{title}, log" if x_log else title
     chart = draw(
         lines,
@@ -175,7 +175,7 @@ def _variant(
     )
 
 
-def _lines(
+def task_lines(
     settings: Mapping[str, list[Run]],
     rows: Sequence[RankingRow],
     palette: Palette,
@@ -183,6 +183,16 @@ def _lines(
     key: str,
     mode: str,
 ) -> list[Line]:
+    """Returns the lines of one figure, in the ranking's order.
+
+    Args:
+        settings: Runs by setting.
+        rows: The task's ranking.
+        palette: Colours of the methods.
+        axis: One of `AXIS_TITLES`.
+        key: The metric.
+        mode: See `figure`.
+    """
     lines = []
     grey = 0
     for row in rows:
@@ -197,7 +207,13 @@ def _lines(
     return lines
 
 
-def _guides(runs: Sequence[Run], key: str) -> list[Guide]:
+def guides_of(runs: Sequence[Run], key: str) -> list[Guide]:
+    """Returns the target and the trivial predictor's loss, where a figure shows them.
+
+    Args:
+        runs: Runs of one task.
+        key: The metric.
+    """
     guides = [Guide(target.value, "target", "target") for target in targets_of(runs) if target.metric == key]
     trivial = next((run.task_facts.get("trivial_loss") for run in runs if run.task_facts), None)
     if key in ("loss", "train_loss", "validation_loss") and isinstance(trivial, int | float):
@@ -205,10 +221,15 @@ def _guides(runs: Sequence[Run], key: str) -> list[Guide]:
     return guides
 
 
-def _limits(
-    lines: Sequence[Line], guides: Sequence[Guide], mode: str, y_log: bool
-) -> tuple[float | None, float | None]:
-    """How far the vertical axis reaches at least: diverging lines leave it rather than flatten the others."""
+def limits(lines: Sequence[Line], guides: Sequence[Guide], mode: str, y_log: bool) -> tuple[float | None, float | None]:
+    """Returns how far the vertical axis reaches at least: diverging lines leave it rather than flatten the others.
+
+    Args:
+        lines: The lines.
+        guides: The guides.
+        mode: See `figure`.
+        y_log: Whether the vertical axis is logarithmic.
+    """
     if mode in ("free", "signed"):
         return None, None
     if mode == "max":
@@ -226,7 +247,12 @@ def _data(line: Line) -> list[object]:
     return [line.index, line.label, short(line.x), short(line.y)]
 
 
-def _caption(key: str) -> str:
+def caption_of(key: str) -> str:
+    """Returns the title of a metric's figure, escaped for HTML.
+
+    Args:
+        key: The metric.
+    """
     names = {"loss": "training loss on the batch", "train_loss": "training loss", **TRACES}
     text = names.get(key, metric(key))
     return html.escape(text[:1].upper() + text[1:])

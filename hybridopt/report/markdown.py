@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridopt.report import summary
+from hybridopt.report.comparison import (
+    AXES,
+    PAIRS_NOTE,
+    PROFILE_NOTE,
+    PairTable,
+    compare_methods,
+    compare_profiles,
+    profile_facts,
+)
 from hybridopt.report.facts import COSTS, cost_table, event_table, failures, provenance
-from hybridopt.report.ranking import ranking_table, ranking_texts, seconds_title, targets_of
+from hybridopt.report.figures import Palette
+from hybridopt.report.ranking import RankingRow, ranking_table, ranking_texts, seconds_title, targets_of
+from hybridopt.report.sensitivity_section import rate_lines
 from hybridopt.report.text import DASH, count, number
 from hybridopt.results import Results
 
@@ -25,6 +36,7 @@ def render_markdown(results: Results) -> str:
     parts += [note for note in (summary.unfinished_of(results), summary.timing_note(results)) if note]
     if results.problems:
         parts.append("Not read: " + "; ".join(results.problems))
+    parts += _profiles(results)
     for task in results.tasks:
         parts += _task(results.select(task=task), task)
     failed = failures(results)
@@ -50,6 +62,8 @@ def _task(results: Results, task: str) -> list[str]:
         columns = [name for name in other[0] if name in ("#", "optimizer") or "target" in name]
         parts.append(f"By the other target, {target}:")
         parts.append(_table(columns, [[text[name] for name in columns] for text in other]))
+    parts += _pairs(results, rows)
+    parts += _rates(results)
     parts.append("### What it cost")
     costs = [
         [
@@ -71,6 +85,44 @@ def _task(results: Results, task: str) -> list[str]:
         heads = ["optimizer", "event", "how often", "first at step", "first at [gradient-equivalents]"]
         parts.append(_table(heads, lines))
     return parts
+
+
+def _profiles(results: Results) -> list[str]:
+    found = [one for axis in AXES if (one := compare_profiles(results, axis)) is not None]
+    if not found:
+        return []
+    scores = [{one.name: one.score() for one in comparison.profiles} for comparison in found]
+    lines = [[one.name, *(number(own.get(one.name)) for own in scores)] for one in found[0].profiles]
+    heads = ["optimizer", *(f"score by {AXES[one.axis]}" for one in found)]
+    return ["## Performance profiles", profile_facts(found[0]), _table(heads, lines), PROFILE_NOTE]
+
+
+def _pairs(results: Results, rows: list[RankingRow]) -> list[str]:
+    found = [one for axis in AXES if (one := compare_methods(results, rows, axis)) is not None]
+    parts = ["### Pair by pair"] if found else []
+    for one in found:
+        parts.append(f"Times to target in {AXES[one.axis]}. {one.note} Significant ratios are bold.")
+        lines = []
+        for place, name in enumerate(one.names, start=1):
+            cells = ["·" if name == other else _ratio(one, name, other) for other in one.names]
+            lines.append([f"{place} {name}", *cells])
+        parts.append(_table(["optimizer", *(str(place) for place in range(1, len(one.names) + 1))], lines))
+    return [*parts, PAIRS_NOTE] if parts else []
+
+
+def _ratio(found: PairTable, name: str, other: str) -> str:
+    test = found.tests[name, other]
+    text = number(test.ratio, 2)
+    return f"**{text}**" if test.significant() else text
+
+
+def _rates(results: Results) -> list[str]:
+    rows = ranking_table(results)
+    parts = []
+    for title, lines in rate_lines(results, rows, Palette(results)).items():
+        cells = [[line.label, number(x), number(y)] for line in lines for x, y in zip(line.x, line.y, strict=True)]
+        parts.append(_table(["optimizer", "learning rate", title], cells))
+    return ["### Learning rate", *parts] if parts else []
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

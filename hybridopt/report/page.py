@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import html
-import importlib.resources
 import json
 from collections.abc import Sequence
 
@@ -13,13 +11,12 @@ from hybridopt.report import summary
 from hybridopt.report.comparison_section import profile_section
 from hybridopt.report.facts import failures, provenance
 from hybridopt.report.figures import AXIS_TITLES, SCALES, Palette
+from hybridopt.report.looks import COLOURS, DASHES, asset
 from hybridopt.report.section import overview, task_section
 from hybridopt.report.tables import table
 from hybridopt.report.text import number
 from hybridopt.results import Results
 
-_DASHES = ("none", "8 3", "2.5 2.5", "9 3 2.5 3", "14 4", "5 2.5", "10 2.5 2.5 2.5 2.5 2.5", "0.1 5")
-_COLOURS = 10
 DEFAULT_AXIS = "gradient_equivalents"
 UNEVEN = 5.0
 """When the longest run of a task is so many times the median, the page opens with a logarithmic horizontal "
@@ -58,16 +55,11 @@ def render_page(results: Results) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} · hybridopt report</title>\n"
-        f"<style>\n{_asset('page.css')}{_rules(len(palette))}</style>\n</head>\n<body>\n"
+        f"<style>\n{asset('page.css')}{_rules(len(palette))}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + f'\n<script type="application/json" id="curves">{data}</script>\n'
-        f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
+        f"<script>\n{asset('page.js')}</script>\n</body>\n</html>\n"
     )
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return importlib.resources.files("hybridopt.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _default_scale(results: Results) -> str:
@@ -106,9 +98,9 @@ def _rules(lines: int) -> str:
             rules.append(f"#{group}-{name}:focus-visible {chosen} {{ outline: 2px solid var(--ink); }}")
     for index in range(lines):
         name = f"s{index}"
-        dash = _DASHES[index % len(_DASHES)]
+        dash = DASHES[index % len(DASHES)]
         cap = "round" if dash.startswith("0.1") else "butt"
-        rules.append(f".{name} {{ --c: var(--p{index % _COLOURS}); --d: {dash}; --cap: {cap}; }}")
+        rules.append(f".{name} {{ --c: var(--p{index % COLOURS}); --d: {dash}; --cap: {cap}; }}")
         rules.append(f"#show{index}:not(:checked) ~ main .series.{name} {{ display: none; }}")
         rules.append(
             f"#show{index}:not(:checked) ~ main label.{name} {{ opacity: .4; text-decoration: line-through; }}"

@@ -32,7 +32,7 @@ class Profile:
         Args:
             tau: A ratio, at least 1.
         """
-        return sum(weight for ratio, weight in zip(self.ratios, self.weights, strict=True) if ratio <= tau)
+        return self._mean([float(ratio <= tau) for ratio in self.ratios])
 
     def score(self, furthest: float = FURTHEST) -> float:
         """Returns the mean height of the profile over ratios from 1 to `furthest`, in [0, 1], exactly.
@@ -42,10 +42,7 @@ class Profile:
         Args:
             furthest: The largest ratio that counts, above 1.
         """
-        return sum(
-            weight * max(0.0, furthest - ratio) / (furthest - 1)
-            for ratio, weight in zip(self.ratios, self.weights, strict=True)
-        )
+        return self._mean([max(0.0, furthest - ratio) / (furthest - 1) for ratio in self.ratios])
 
     def corners(self, furthest: float = FURTHEST) -> list[tuple[float, float]]:
         """Returns the corners of the profile as a staircase from ratio 1 to `furthest`.
@@ -60,6 +57,11 @@ class Profile:
             height = self.share(tau)
             points.append((tau, height))
         return [*points, (furthest, height)]
+
+    def _mean(self, values: list[float]) -> float:
+        """The weighted mean; the division makes it exact for equal values, so that no score exceeds 1 by rounding."""
+        pairs = zip(values, self.weights, strict=True)
+        return math.fsum(value * weight for value, weight in pairs) / math.fsum(self.weights)
 
 
 def profiles(
