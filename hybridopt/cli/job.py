@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="RUN_DIR", help="a run directory with a config.yaml")
     parser.add_argument("--device", help="overrides the config's, e.g. cuda:1")
     parser.add_argument("--timing", choices=["exclusive", "shared"], default="exclusive", help="recorded in the run")
+    parser.add_argument(
+        "--pause-at", type=float, metavar="COST", help="stop at this cost as interrupted, to go on later"
+    )
     parser.add_argument("--cores", help="CPU cores to pin the process to, e.g. 0,1")
 
 
@@ -33,7 +36,9 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
         os.sched_setaffinity(0, pinned)  # before torch starts its threads
     from hybridopt.experiment.job import run_job
 
-    status = run_job(options.directory, device=options.device, timing=options.timing, pinned=pinned)
+    status = run_job(
+        options.directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
+    )
     if status["status"] == "interrupted":
         return 130
     if status["status"] != "done":

@@ -52,6 +52,7 @@ def run_job(
     pinned: list[int] | None = None,
     built: Experiment | None = None,
     observer: Callable[[dict[str, Any]], None] = lambda row: None,
+    pause_at: float | None = None,
 ) -> dict[str, Any]:
     """Does a run, or goes on with one, and returns its final status.
 
@@ -65,6 +66,7 @@ def run_job(
         pinned: CPU cores that only this job may use, if any.
         built: The run's parts if they are built already; then nothing is written before they could be.
         observer: Called with every row once it is recorded.
+        pause_at: Cost in gradient-equivalents at which to stop as interrupted, to go on later.
 
     Raises:
         KeyboardInterrupt: On a second SIGINT, in the middle of a step.
@@ -84,7 +86,7 @@ def run_job(
         try:
             torch.set_num_threads(config.threads or 1)
             parts = built or build(config, device)
-            _train(config, parts, store, status, {"timing": timing, "pinned_cores": pinned}, stop, observer)
+            _train(config, parts, store, status, {"timing": timing, "pinned_cores": pinned}, stop, observer, pause_at)
         except KeyboardInterrupt:
             status |= {"status": "interrupted", "reason": "interrupted in the middle of a step"}
             _end(store, status)
@@ -123,6 +125,7 @@ def _train(
     circumstances: dict[str, Any],
     stop: StopSignal,
     observer: Callable[[dict[str, Any]], None],
+    pause_at: float | None,
 ) -> None:
     """Trains; keeps `status` up to date however it ends."""
     threads = torch.get_num_threads()
@@ -144,7 +147,7 @@ def _train(
         mirrored = True
         observer(row)
 
-    trainer = Trainer(config, parts, store, stop=stop, observer=see)
+    trainer = Trainer(config, parts, store, stop=stop, observer=see, pause_at=pause_at)
     try:
         status |= trainer.run()
     except BaseException:

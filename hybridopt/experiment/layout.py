@@ -24,6 +24,9 @@ STATUS = "status.json"
 LOG = "run.log"
 ABANDONED = "history.abandoned.jsonl"
 
+PAUSED = "paused at"
+"""How the reason of an interrupted run begins that was told to stop at some cost, to go on another time."""
+
 STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 ROW_TYPES = ("step", "evaluation", "event")
 

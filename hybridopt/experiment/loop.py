@@ -13,6 +13,7 @@ from hybridopt.experiment.checkpoint import restore, save
 from hybridopt.experiment.clock import Clock
 from hybridopt.experiment.config import RunConfig
 from hybridopt.experiment.evaluation import BestModel, TargetLog, evaluate
+from hybridopt.experiment.layout import PAUSED
 from hybridopt.experiment.store import RunStore
 from hybridopt.objective import Objective
 
@@ -32,6 +33,8 @@ class Trainer:
         store: Where rows and checkpoints go.
         stop: Asked after every step; returns why the run should stop early, or None.
         observer: Called with every row once it is recorded.
+        pause_at: Cost in gradient-equivalents at which to stop as interrupted; a later start goes on as if nothing
+            had been, since nothing is evaluated or recorded for the pause.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class Trainer:
         *,
         stop: Callable[[], str | None] = lambda: None,
         observer: Callable[[dict[str, Any]], None] = lambda row: None,
+        pause_at: float | None = None,
     ) -> None:
+        self.pause_at = pause_at
         self.config, self.parts, self.store, self.stop, self.observer = config, parts, store, stop, observer
         self.step = 0
         self.clock = Clock(parts.device)
@@ -103,6 +108,8 @@ class Trainer:
             limit = self.parts.limits[name]
             if limit is not None and place[axis] >= limit:
                 return "done", f"budget.{name}={limit:g} is used"
+        if self.pause_at is not None and place["gradient_equivalents"] >= self.pause_at:
+            return "interrupted", f"{PAUSED} gradient_equivalents={self.pause_at:g}"
         reason = self.stop()
         return None if reason is None else ("interrupted", reason)
 

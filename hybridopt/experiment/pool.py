@@ -57,10 +57,12 @@ class Job:
     Attributes:
         directory: Its run directory, with ``config.yaml`` in it.
         name: For people.
+        pause_at: Cost in gradient-equivalents at which it stops, to go on another time; None: it does not.
     """
 
     directory: Path
     name: str
+    pause_at: float | None = None
 
 
 @dataclasses.dataclass
@@ -122,6 +124,8 @@ class Pool:
             slot: Where it runs.
         """
         arguments = ["job", str(job.directory), "--timing", self._timing, "--device", slot.device]
+        if job.pause_at is not None:
+            arguments += ["--pause-at", repr(job.pause_at)]
         if slot.cores:
             arguments += ["--cores", ",".join(map(str, slot.cores))]
         return [sys.executable, "-m", "hybridopt", *arguments]

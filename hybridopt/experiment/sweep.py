@@ -13,7 +13,7 @@ from hybridopt.experiment.build import build_task, check_buildable
 from hybridopt.experiment.config import RunConfig, slot_count, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
-from hybridopt.experiment.layout import STATUS, check_format, write_config
+from hybridopt.experiment.layout import PAUSED, STATUS, check_format, write_config
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Job, Pool, Slot
@@ -22,7 +22,7 @@ MANIFEST = "sweep.json"
 """File in a sweep's directory that lists its runs, also those that are not there yet."""
 
 
-def run_sweep(configs: Sequence[RunConfig], monitor: Monitor) -> list[Outcome]:
+def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float | None = None) -> list[Outcome]:
     """Does every run that is not done yet, each in a fresh process.
 
     Done and diverged runs are kept, killed and interrupted ones go on from their checkpoints, failed ones are left
@@ -31,6 +31,8 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor) -> list[Outcome]:
     Args:
         configs: Checked configs; equal ones count once.
         monitor: Shows what happens.
+        pause_at: Cost in gradient-equivalents at which every run stops as interrupted; those that are there already
+            are left. A later sweep goes on with them.
 
     Returns:
         How every run of the sweep stands, in the order of the configs.
@@ -43,7 +45,7 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor) -> list[Outcome]:
     directories = {key: run_directory(config).resolve() for key, config in runs.items()}
     kept: dict[str, Outcome] = {}
     for key, config in runs.items():
-        outcome = _standing(directories[key], config)
+        outcome = _standing(directories[key], config, pause_at)
         if outcome is not None:
             kept[key] = outcome
     todo = {key: config for key, config in runs.items() if key not in kept}
@@ -52,7 +54,7 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor) -> list[Outcome]:
     jobs = []
     for key, config in todo.items():
         write_config(directories[key], to_plain(config))
-        jobs.append(Job(directories[key], run_name(config)))
+        jobs.append(Job(directories[key], run_name(config), pause_at))
     slots = make_slots(list(todo.values()))
     first = configs[0].launcher
     try:
@@ -120,7 +122,7 @@ def make_slots(configs: Sequence[RunConfig]) -> list[Slot]:
     return [Slot(device, threads) for _ in range(per_gpu) for device in named]
 
 
-def _standing(directory: Path, config: RunConfig) -> Outcome | None:
+def _standing(directory: Path, config: RunConfig, pause_at: float | None) -> Outcome | None:
     """Returns how a run stands if it is to be left alone, None if it is to be done or gone on with."""
     check_format(directory)
     holder = lock_holder(directory)
@@ -132,7 +134,8 @@ def _standing(directory: Path, config: RunConfig) -> Outcome | None:
     known = jsonio.read_json(directory / STATUS) or {}
     status, reason = known.get("status"), str(known.get("reason", ""))
     left = ("done", "diverged") if config.retry == "failed" else ("done", "diverged", "failed")
-    if status not in left:
+    paused = pause_at is not None and status == "interrupted" and reason.startswith(PAUSED)
+    if status not in left and not (paused and known.get("gradient_equivalents", 0) >= pause_at):
         return None
     return Outcome(directory, run_name(config), status, reason, fresh=False)
 

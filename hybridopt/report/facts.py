@@ -99,10 +99,25 @@ def standing(results: Results) -> str:
     few, many = min(seeds), max(seeds)
     amount = plural(few, "seed") if few == many else f"{few} to {many} seeds"
     if all(run.tuned for run in results.runs):
-        return f"tuned, {amount}" + ("" if few >= MIN_SEEDS else f": too few seeds for a test ({MIN_SEEDS} are needed)")
+        return f"tuned{_effort(results)}, {amount}" + (
+            "" if few >= MIN_SEEDS else f": too few seeds for a test ({MIN_SEEDS} are needed)"
+        )
     alternatives = {(run.task, run.optimizer, run.escape) for run in results.runs}
     kind = "defaults" if len(alternatives) == len(settings) else "untuned settings"
     return f"{kind}, {amount}: a demonstration, not a comparison"
+
+
+def _effort(results: Results) -> str:
+    """Trials and cost of the tuning behind the runs, as far as recorded: " (8 to 12 trials, cost 160 to 165 each)"."""
+    efforts = [run.provenance["tuning"] for run in results.runs]
+    texts = []
+    for key, pattern in (("trials", "{} trials"), ("gradient_equivalents", "cost {} each")):
+        known = [one.get(key) for one in efforts]
+        if not all(isinstance(value, int | float) for value in known):
+            return ""
+        low, high = f"{min(known):.4g}", f"{max(known):.4g}"
+        texts.append(pattern.format(low if low == high else f"{low} to {high}"))
+    return f" ({', '.join(texts)})"
 
 
 def cost_table(results: Results) -> list[CostRow]:

@@ -13,6 +13,7 @@ from hybridopt.experiment.build import build_task, check_buildable, limits_of
 from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
+from hybridopt.experiment.layout import PAUSED
 from hybridopt.results.run import Run
 from hybridopt.tuning.score import OBJECTIVES, Score
 from hybridopt.tuning.space import Space
@@ -147,6 +148,21 @@ class Study:
         """What people call the optimizer: ``adam``, ``lbfgs+perturbation``."""
         return run_directory(self.base).parent.name
 
+    @property
+    def first(self) -> int:
+        """Number of trials that the study begins with.
+
+        With ``halving``: as many as cost what `trials` complete ones do. Of n trials, n/eta^k reach the k-th rung and
+        pay what lies between it and the one before.
+        """
+        settings = self.settings
+        if settings.sampler == "grid":  # the defaults come on top, so that no point is missing
+            return settings.trials + settings.defaults
+        if settings.sampler == "halving":
+            share = 1 + settings.rungs * (1 - 1 / settings.eta)
+            return max(1, int(settings.trials * settings.eta**settings.rungs / share))
+        return settings.trials
+
     def more(self, count: int) -> list[Trial]:
         """Adds trials and returns them: as many as wanted, or what is left of a space that is used up.
 
@@ -200,10 +216,11 @@ class Study:
         return sum(trial.read().end(axis) or 0.0 for trial in self.trials)
 
     def states(self) -> dict[str, int]:
-        """Returns how many trials stand how: done, diverged, failed, interrupted."""
+        """Returns how many trials stand how: done, diverged, failed, paused (by halving), interrupted."""
         found: dict[str, int] = {}
         for trial in self.trials:
-            state = trial.read().state
+            run = trial.read()
+            state = "paused" if str(run.status.get("reason")).startswith(PAUSED) else run.state
             found[state] = found.get(state, 0) + 1
         return found
 
@@ -239,7 +256,7 @@ class Study:
 
     def _proposals(self) -> Iterator[Trial]:
         """All trials that the sampler ever gives, without those whose options do not go together."""
-        drawn, size = 0, self.settings.trials
+        drawn, size = 0, self.first
         most = _ATTEMPTS * max(size, self.settings.most_trials or 0)
         if self.settings.defaults:
             yield Trial({}, self.base)

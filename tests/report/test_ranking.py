@@ -205,6 +205,13 @@ class TestStanding:
             path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": {"trials": 8}}))
         assert standing(load(tmp_path)).startswith(text)
 
+    def test_tuned_with_its_effort(self, tmp_path: Path) -> None:
+        for method, trials in ((FAST, 12), (SLOW, 8)):
+            path = write_run(tmp_path, method=method) / "provenance.json"
+            tuning = {"trials": trials, "gradient_equivalents": 160.0}
+            path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": tuning}))
+        assert standing(load(tmp_path)).startswith("tuned (8 to 12 trials, cost 160 each), 1 seed")
+
     def test_no_runs(self, tmp_path: Path) -> None:
         assert standing(Results(tmp_path, [])) == "no runs"
 
