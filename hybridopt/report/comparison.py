@@ -11,6 +11,9 @@ from hybridopt.results.paired import MIN_SEEDS, least_adjusted
 
 AXES = {"gradient_equivalents": "gradient-equivalents", "seconds": "seconds"}
 
+FEWEST = 4
+"""Problems from which on there are profiles: a staircase of two or three steps says no more than the ranking."""
+
 SHOWN = 14
 """Methods in profiles and pairwise tables at most: the best ones."""
 
@@ -52,7 +55,7 @@ class ProfileComparison:
 
 
 def compare_profiles(results: Results, axis: str) -> ProfileComparison | None:
-    """Returns the profiles of all methods, None without two methods and two problems that any of them solved.
+    """Returns the profiles of all methods, None without two methods and `FEWEST` problems, or if nobody solved any.
 
     Seconds are compared only if every run had its machine alone.
 
@@ -68,7 +71,7 @@ def compare_profiles(results: Results, axis: str) -> ProfileComparison | None:
         methods.setdefault(labels[run.setting], {}).setdefault(run.task, []).append(run)
     goals = {task: targets_of(results.select(task=task).runs)[:1] for task in results.tasks}
     found = common_problems(methods, {task: goal[0] for task, goal in goals.items() if goal}, axis)
-    if len(found.times) < 2 or len(found.weights) < 2:
+    if len(found.times) < 2 or len(found.weights) < FEWEST:
         return None
     if not any(time < float("inf") for own in found.times.values() for time in own.values()):
         return None

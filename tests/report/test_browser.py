@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hybridopt.report import write_report
-from tests.synthetic_runs import METHODS, write_quickstart
+from tests.synthetic_runs import METHODS, Method, write_quickstart, write_run
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))), None
@@ -42,6 +42,34 @@ plot.dispatchEvent(new PointerEvent("pointermove", at));
 outcome.tip = document.querySelector(".tip").innerText;
 plot.dispatchEvent(new PointerEvent("pointerleave", {}));
 outcome.gone = document.querySelector(".tip") === null;
+outcome.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const box2 = document.createElement("pre");
+box2.id = "outcome";
+box2.textContent = JSON.stringify(outcome);
+document.body.append(box2);
+</script></body>
+"""
+
+COMPARISON = """
+<script>
+const seen = (selector) => [...document.querySelectorAll(selector)].filter((e) => e.getClientRects().length);
+const after = (title) => [...document.querySelectorAll("h3")].find((e) => e.textContent === title);
+const outcome = {};
+outcome.sections = ["Pair by pair", "Learning rate"].filter(after);
+outcome.profiles = seen("#profiles svg.plot").length;
+outcome.rates = after("Learning rate").nextElementSibling.nextElementSibling.querySelectorAll("svg.plot").length;
+const cells = () => seen(".task .matrix td.better, .task .matrix td.worse, .task .matrix td.grey");
+outcome.cells = cells().length;
+outcome.titled = cells().filter((e) => e.querySelector("span[title]")).length;
+const details = document.querySelector("#profiles details");
+outcome.closed = !details.open;
+details.querySelector("summary").click();
+outcome.scores = details.open && seen("#profiles .matrix tbody td:not(.name):not(.muted)").length;
+const lines = () => seen("#profiles .series .line").length;
+outcome.lines = lines();
+document.querySelector(".legend label").click();
+outcome.hidden = lines();
+outcome.empty = seen("svg.plot").filter((e) => e.getBoundingClientRect().height < 50).length;
 outcome.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 const box2 = document.createElement("pre");
 box2.id = "outcome";
@@ -82,9 +110,9 @@ def open_page(page: Path, profile: Path, width: int) -> tuple[str, list[str]]:
     return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
 
 
-def probe(report: Path, tmp_path: Path, width: int) -> dict[str, Any]:
+def probe(report: Path, tmp_path: Path, width: int, script: str = PROBE) -> dict[str, Any]:
     page = tmp_path / "probe.html"
-    page.write_text(report.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
+    page.write_text(report.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
     content, console = open_page(page, tmp_path / "profile", width)
     assert console == []
     (found,) = re.findall(r'<pre id="outcome">(.*?)</pre>', content, re.DOTALL)
@@ -111,6 +139,27 @@ def test_switches_legend_and_read_out(report: Path, tmp_path: Path, width: int) 
     assert "adam" in outcome["tip"]
     assert "NaN" not in outcome["tip"]
     assert outcome["gone"]
+    assert outcome["wide"] == 0, "the page must not scroll sideways"
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_comparison_sections(tmp_path: Path, width: int) -> None:
+    sweep = tmp_path / "sweep"
+    for place, (value, speed) in enumerate(((0.01, 0.1), (0.1, 0.6), (0.2, 0.3))):
+        options = {"lr": value}
+        method = Method("a_long_name_of_an_optimizer", "newton", speed, 20, {"gradient": 1}, options=options)
+        for seed in range(6):
+            write_run(sweep, method=method, seed=seed, timing="exclusive", every=20 if place else 1)
+    outcome = probe(write_report(sweep).html, tmp_path, width, COMPARISON)
+    assert outcome["sections"] == ["Pair by pair", "Learning rate"]
+    assert outcome["profiles"] == 2, "gradient-equivalents and seconds"
+    assert outcome["rates"] == 3, "final loss, and times on both axes"
+    assert outcome["cells"] == 2 * 6, "every ordered pair on both axes"
+    assert outcome["titled"] == outcome["cells"]
+    assert outcome["closed"]
+    assert outcome["scores"] == 2 * 6
+    assert outcome["hidden"] < outcome["lines"], "the legend hides a method in the profiles too"
+    assert outcome["empty"] == 0, "no drawing without a size"
     assert outcome["wide"] == 0, "the page must not scroll sideways"
 
 

@@ -25,7 +25,7 @@ SLOW = Method("slow & 5%", "first-order", 0.02, 20, {"gradient": 1})
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sweep")
-    for seed in range(3):
+    for seed in range(4):
         for method in (FAST, SLOW):
             write_run(root, method=method, seed=seed, every=20)
     return root
@@ -87,11 +87,11 @@ class TestTables:
         assert [row["optimizer"] for row in rows] == ["fast_one", "slow & 5%"]
         assert float(rows[0]["gradient_equivalents_median"]) == fast.gradient_equivalents.value
         assert float(rows[0]["gradient_equivalents_high"]) == fast.gradient_equivalents.high
-        assert (rows[1]["gradient_equivalents_median"], rows[1]["censored"]) == ("", "3")
+        assert (rows[1]["gradient_equivalents_median"], rows[1]["censored"]) == ("", "4")
         assert float(rows[1]["gradient_equivalents_exceeds"]) == slow.gradient_equivalents.censored_at
         with paths.runs.open(newline="", encoding="utf-8") as file:
             runs = list(csv.DictReader(file))
-        assert [row["seed"] for row in runs] == ["0", "1", "2"] * 2
+        assert [row["seed"] for row in runs] == ["0", "1", "2", "3"] * 2
         assert {row["state"] for row in runs} == {"done"}
 
     def test_csv_of_uneven_records(self) -> None:
@@ -102,12 +102,12 @@ class TestTables:
         pytest.importorskip("pyarrow")
         paths = write_report(sweep)
         assert paths.parquet is not None
-        assert len(pandas.read_parquet(paths.parquet)) == 6
+        assert len(pandas.read_parquet(paths.parquet)) == 8
 
     def test_latex_is_escaped_and_even(self, sweep: Path) -> None:
         text = latex_tables(load(sweep))
-        assert r"fast\_one & 3/3 &" in text
-        assert r"slow \& 5\% & 0/3 & $>$ 40.0" in text
+        assert r"fast\_one & 4/4 &" in text
+        assert r"slow \& 5\% & 0/4 & $>$ 40.0" in text
         assert r"validation accuracy $\ge$ 0.95" in text
         body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
         counts = {len(re.findall(r"(?<!\\)&", line)) for line in body.strip().splitlines()}
