@@ -95,21 +95,30 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     root = Path(swept.pop("out") or "outputs/tune").resolve()
     tasks, optimizers = (_names(swept.pop(key), key) for key in ("task", "optimizer"))
     shared = [text for text in overrides if _key(text) not in ("task", "optimizer", "out")]
-    changes, only = _per_optimizer(options.space), [name for text in options.only for name in text.split(",")]
-    chosen = []
+    changes, only = _changes(options.space, optimizers), [name for text in options.only for name in text.split(",")]
+    chosen, failed = [], False
     for task in tasks:
         # All of them are built before the first trial starts, so that a wrong word costs no time.
         studies = _studies(task, optimizers, shared, settings, changes, only, root, plugins, options.config_dir)
         _check_only(only, studies)
         found = _run(studies)
-        chosen += [Chosen.of(study, found, root) for study in studies]
+        for study in studies:
+            try:
+                chosen.append(Chosen.of(study, found, root))
+            except HybridoptError as error:  # of one optimizer; what the others found is kept
+                console.error(str(error))
+                failed = True
+        if not any(one.task == task for one in chosen):
+            continue
         _show(task, [one for one in chosen if one.task == task], found)
         kept = [text for text in shared if _key(text) not in ("seed", "budget.gradient_equivalents", "retry")]
         write_chosen(root, chosen, kept, settings.final_seeds)
+    if not chosen:
+        return 1
     extra = "".join(f" --plugin {name}" for name in options.plugin)
     console.line(f"tuned: {root / FILE}")
     console.line(f"compare with fresh seeds: hybridopt run{extra} --config-dir {root / CONF} experiment={EXPERIMENT}")
-    return 0
+    return 1 if failed else 0
 
 
 def _run(studies: Sequence[Any]) -> float:
@@ -123,7 +132,7 @@ def _studies(
     optimizers: Sequence[str],
     shared: Sequence[str],
     settings: Any,
-    changes: Sequence[str],
+    changes: Mapping[str, Sequence[str]],
     only: Sequence[str],
     root: Path,
     plugins: Sequence[str],
@@ -139,7 +148,7 @@ def _studies(
         if "seed" not in fixed:
             values["seed"] = TUNING_SEED
         values |= {"out": str(root / "trials"), "plugins": list(plugins)}
-        study = Study(resolve(values), settings, changes=changes, only=only, fixed=fixed)
+        study = Study(resolve(values), settings, changes=changes[optimizer], only=only, fixed=fixed)
         studies.append(study)
         console.line(f"{task}/{study.label}: {study.space}")
     first = studies[0]
@@ -250,11 +259,41 @@ def _key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
-def _per_optimizer(texts: Sequence[str]) -> list[str]:
+def _changes(texts: Sequence[str], optimizers: Sequence[str]) -> dict[str, list[str]]:
+    """Gives each optimizer the changes of the space that concern it; one that concerns none is an error."""
+    import dataclasses
+
+    from hybridopt.experiment import parts
+    from hybridopt.tuning.space import BATCH
+
+    found: dict[str, list[str]] = {optimizer: [] for optimizer in optimizers}
     for text in texts:
-        if "=" not in text:
+        name, equals, _ = text.partition("=")
+        if not equals:
             raise ConfigError(f"--space {text!r} cannot be read. Write NAME=log:LOW:HIGH, NAME=A,B or NAME=off.")
-    return list(texts)
+        section, _, option = name.partition(".")
+        known: list[str] = []
+        taken = False
+        for optimizer in optimizers:
+            own = {field.name for field in dataclasses.fields(parts.config_class("optimizer", optimizer))}
+            known += own
+            if section == "optimizer" and option.partition(".")[0] not in own:
+                continue
+            if name == BATCH and len(optimizers) > 1 and _batch(optimizer) != "mini":
+                continue  # a method of full batches among others keeps them
+            found[optimizer].append(text)
+            taken = True
+        if not taken:
+            raise ConfigError(f"--space {name}: no optimizer here has it.{suggest(option, known)}")
+    return found
+
+
+def _batch(optimizer: str) -> str:
+    from hybridopt.experiment import parts
+
+    if optimizer == parts.EXTERNAL:
+        return "mini"
+    return getattr(parts.part_class("optimizer", optimizer), "batch", "mini")
 
 
 def _check_only(only: Sequence[str], studies: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,10 @@ class Chosen:
         """
         trial, score = study.best()
         settings = study.settings
-        values = {name: study.value(trial, name) for name in study.space.dimensions}
+        values = {}
+        for name in study.space.dimensions:
+            with contextlib.suppress(KeyError):
+                values[name] = study.value(trial, name)
         directory = run_directory(trial.config)
         facts = {
             "objective": study.objective,

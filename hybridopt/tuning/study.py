@@ -230,6 +230,9 @@ class Study:
         Args:
             trial: A trial.
             name: Config name of the option.
+
+        Raises:
+            KeyError: If the trial leaves it to somebody else's code, as the defaults of an external optimizer do.
         """
         found: Any = to_plain(trial.config)
         for key in name.split("."):

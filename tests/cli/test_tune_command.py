@@ -62,6 +62,7 @@ def test_tune_is_killed_goes_on_and_is_replayed(
         ("task=digits_cnn optimizer=adam experiment=quickstart", "takes no experiment="),
         ("task=digits_cnn optimizer=adam optimizer.lr=0.1,0.2", "--space optimizer.lr=0.1,0.2"),
         ("task=digits_cnn optimizer=adam --only optimizer.lrr,optimizer.lr", "Did you mean 'optimizer.lr'?"),
+        ("task=digits_cnn optimizer=adam,lbfgs --space optimizer.histori=5,10", "Did you mean 'history'?"),
         ("task=digits_cnn optimizer=adam sampler=grid", "at least"),
         ("task=digits_cnn optimizer=adam --config-dir /nonexistent", "not a directory that exists"),
     ],
@@ -79,3 +80,10 @@ def test_one_paragraph(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_changes_of_the_space_go_to_the_optimizers_that_they_concern() -> None:
+    from hybridopt.cli.tune import _changes
+
+    texts = ["optimizer.lr=log:1e-3:1", "optimizer.history=5,10", "task.batch_size=8,16"]
+    assert _changes(texts, ["adam", "lbfgs"]) == {"adam": [texts[0], texts[2]], "lbfgs": texts[:2]}
