@@ -29,16 +29,28 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Args:
         options: The parsed arguments.
         debug: Whether to show traces.
+
+    Raises:
+        StoreError: If the directory cannot be used.
     """
     pinned = None
     if options.cores and hasattr(os, "sched_setaffinity"):
         pinned = [int(core) for core in options.cores.split(",")]
         os.sched_setaffinity(0, pinned)  # before torch starts its threads
+    from hybridopt.core.errors import StoreError
     from hybridopt.experiment.job import run_job
+    from hybridopt.experiment.jsonio import out_of_space
+    from hybridopt.experiment.pool import UNWRITTEN
 
-    status = run_job(
-        options.directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
-    )
+    try:
+        status = run_job(
+            options.directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
+        )
+    except StoreError as error:
+        if not out_of_space(error):
+            raise
+        console.error(str(error))
+        return UNWRITTEN
     if status["status"] == "interrupted":
         return 130
     if status["status"] != "done":

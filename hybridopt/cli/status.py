@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
+import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hybridopt.cli import console
 from hybridopt.core.errors import StoreError
 
 MANIFEST = "sweep.json"
+QUIET = 30.0
+"""Seconds without a running job after which a sweep with missing runs counts as stopped."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,21 +41,64 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     """
     if not options.directory.is_dir():
         raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
+    seen = time.monotonic()
     while True:
-        going = show(options.directory)
-        if not (options.watch and going):
+        if options.watch and sys.stdout.isatty():
+            sys.stdout.write("\x1b[2J\x1b[H")
+        counts = show(options.directory)
+        now = time.monotonic()
+        if counts["running"]:
+            seen = now
+        # Between two jobs none is running for the seconds that the next one needs to start.
+        waiting = counts["missing"] and now - seen < QUIET
+        if not (options.watch and (counts["running"] or waiting)):
             return 0
         time.sleep(2.0)
 
 
-def show(directory: Path) -> int:
+def time_left(statuses: Iterable[Mapping[str, Any]], to_start: int, now: datetime.datetime) -> float | None:
+    """Returns an estimate of the seconds until a sweep is over: every run takes what those that are done took.
+
+    Args:
+        statuses: Of the runs that are running or done, as in status.json.
+        to_start: Runs that have not started.
+        now: The time.
+
+    Returns:
+        None where nothing is running, or none is done yet.
+    """
+    took, going = [], []
+    for status in statuses:
+        started = _time(status.get("started"))
+        finished = _time(status.get("finished"))
+        if started is None:
+            continue
+        if status.get("status") == "running":
+            going.append((now - started).total_seconds())
+        elif finished is not None:
+            took.append((finished - started).total_seconds())
+    if not took or not going:
+        return None
+    each = sum(took) / len(took)
+    left = sum(max(0.0, each - seconds) for seconds in going) + to_start * each
+    return left / len(going)
+
+
+def _time(text: Any) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+
+
+def show(directory: Path) -> collections.Counter[str]:
     """Prints how the runs stand.
 
     Args:
         directory: With runs below it.
 
     Returns:
-        How many are running.
+        How many runs there are in each state; missing ones belong to a sweep and have not started.
 
     Raises:
         StoreError: If there is no run.
@@ -93,7 +142,19 @@ def show(directory: Path) -> int:
     if not rows:
         raise StoreError(f"There are no runs below {directory}. Give the directory that a run or a sweep printed.")
     console.table(["status", "task", "optimizer", "seed", "progress", "reason"], rows)
-    console.line(", ".join(f"{count} {state}" for state, count in counts.items()))
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    known = [run.status for run in loaded if run.state in ("done", "running")]
+    left = time_left(known, counts["missing"], datetime.datetime.now(datetime.UTC))
+    if left is not None:
+        summary += f"; about {_span(left)} left"
+    console.line(summary)
     for problem in loaded.problems:
         console.error(problem)
-    return counts["running"]
+    return counts
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -17,7 +17,7 @@ from hybridopt.experiment.build import Experiment, build
 from hybridopt.experiment.config import RunConfig, resolve, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.interrupt import StopSignal
-from hybridopt.experiment.jsonio import utc_now
+from hybridopt.experiment.jsonio import out_of_space, utc_now
 from hybridopt.experiment.layout import read_config
 from hybridopt.experiment.loop import Trainer
 from hybridopt.experiment.parts import EXTERNAL
@@ -94,7 +94,9 @@ def run_job(
         except BaseException as error:
             _log.exception("The run failed.")
             problem = {"type": type(error).__name__, "message": str(error)}
-            status |= {"status": "failed", "reason": _first_line(error), "error": problem}
+            # A full disk says nothing about the run: once there is space, it goes on from its checkpoint.
+            ending = "interrupted" if out_of_space(error) else "failed"
+            status |= {"status": ending, "reason": _first_line(error), "error": problem}
             with contextlib.suppress(StoreError):  # a full disk: the error itself is worth more
                 _end(store, status)
             raise

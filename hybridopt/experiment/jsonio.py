@@ -175,6 +175,15 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StoreError(f"Could not write {path}: {reason}. {remedy}") from error
 
 
+def out_of_space(error: BaseException) -> bool:
+    """Tells whether an error is that of a full disk or quota, as `writing` raises it.
+
+    Args:
+        error: Any.
+    """
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE
+
+
 def _plain_or_fail(value: Any) -> Any:
     plain = to_plain(value)
     if isinstance(plain, float) and not math.isfinite(plain):

@@ -34,6 +34,9 @@ _POLL = 0.1
 KILLED = "killed by signal"
 """How the reason of a run begins whose process was killed from outside."""
 
+UNWRITTEN = 74
+"""Exit code of a job whose disk is full (EX_IOERR of sysexits.h): perhaps not even its status could be written."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -107,7 +110,15 @@ class Pool:
             try:
                 while waiting or self._running:
                     while waiting and self._free:
-                        self._start(waiting.popleft(), self._free.pop(0))
+                        job = waiting.popleft()
+                        try:
+                            self._start(job, self._free[0])
+                        except OSError as error:  # no space for its log, no memory for its process
+                            outcome = Outcome(job.directory, job.name, "interrupted", f"could not be started: {error}")
+                            outcomes.append(outcome)
+                            self._monitor.ended(outcome)
+                        else:
+                            del self._free[0]
                     self._watch(outcomes)
                     self._monitor.tick()
                     time.sleep(_POLL)
@@ -202,6 +213,9 @@ def settle(
         return Outcome(job.directory, job.name, status, str(known.get("reason", "")))
     elif interrupted:
         status, reason = "interrupted", "killed by the launcher, which was stopped"
+    elif code == UNWRITTEN:
+        status = "interrupted"
+        reason = "the disk is full: free some space and start the same command again"
     else:
         # A kill from outside says nothing about the run: like an interrupted one it goes on from its checkpoint.
         status, reason = "interrupted" if code < 0 else "failed", _describe(code)
