@@ -68,6 +68,11 @@ class Session:
         Args:
             jobs: The composed configs as plain values.
         """
+        if not jobs:
+            self.error = ConfigError(
+                "The sweep is empty: one of its lists has no values, as range(0). Give each swept key at least one."
+            )
+            return
         try:
             configs = [resolve({**values, "plugins": self.plugins}) for values in jobs]
             self.directories = list(dict.fromkeys(map(sweep_directory, configs)))

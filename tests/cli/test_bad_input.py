@@ -47,6 +47,7 @@ from hybridopt.cli import main
         ("--plugin nope.py", "The plugin file nope.py does not exist"),
         ("--plugin no_such_module", "There is no module 'no_such_module'"),
         ("--plugin", "--plugin needs a Python file"),
+        ("-m seed=range(0)", "The sweep is empty"),
         ("-m optimizer=adam,lbfgss", "Did you mean 'lbfgs'?"),
         ("-m optimizer=sgd,lbfgs +optimizer.foo=1", "optimizer has no option 'foo'"),
         ("-m task=digits_cnn,mnist_autoencoder", "HYBRIDOPT_DATA"),
