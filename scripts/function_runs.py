@@ -253,7 +253,7 @@ def _torchmin(method: str, objective: ho.Objective) -> tuple[str, bool]:
     tolerance = {"gtol": GTOL}
     if method.startswith("newton"):
         tolerance = {"xtol": 1e-10}
-    elif not method.startswith("trust"):
+    elif method.endswith("bfgs"):
         tolerance |= {"xtol": 0.0}  # else it stops, and claims success, at any small change
     result = torchmin.minimize(counted, objective.position(), method=method, max_iter=STEPS, options=tolerance)
     objective.commit(result.x.detach())
