@@ -143,7 +143,7 @@ class PairMemory:
             return torch.mul(vector, state["gamma"], out=out)
         rows = slice(0, state["count"])
         steps, changes = state["steps"][rows], state["changes"][rows]
-        products = torch.mv(steps, vector).double().cpu()
+        products = _products(steps, vector).double().cpu()
         self._complete(products if follows and state["follows"] else None, vector)
         state["products"][rows] = products.tolist()
         state["follows"] = True
@@ -152,7 +152,7 @@ class PairMemory:
         curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64)
         shares = torch.linalg.solve_triangular(triangle, products[order, None], upper=True)[:, 0]
         q = torch.addmv(vector, changes.t(), self._rows(shares, order, vector), alpha=-1.0, out=out)
-        bends = torch.mv(changes, q).double().cpu()[order]
+        bends = _products(changes, q).double().cpu()[order]
         right = curvature * shares - state["gamma"] * bends
         rest = torch.linalg.solve_triangular(triangle.t(), right[:, None], upper=False)[:, 0]
         return q.addmv_(steps.t(), self._rows(rest, order, vector), beta=state["gamma"])
@@ -187,9 +187,14 @@ class PairMemory:
             size, length = torch.stack([torch.linalg.vector_norm(vector), torch.linalg.vector_norm(y)]).tolist()
             products = None if size > _CANCELLATION * length else products
         if products is None:
-            column = torch.mv(state["steps"][:count], y).double().cpu()
+            column = _products(state["steps"][:count], y).double().cpu()
         else:
             column = products - torch.tensor(state["products"][:count], dtype=torch.float64)
         state["overlaps"][:count, newest] = column
         state["overlaps"][newest, newest] = state["curvatures"][newest]
         state["complete"] = True
+
+
+def _products(rows: Tensor, vector: Tensor) -> Tensor:
+    """The inner products of long rows with a vector: on the CPU, torch's matrix product is twice as fast as its mv."""
+    return torch.mm(rows, vector[:, None])[:, 0]
