@@ -18,8 +18,8 @@ def warm_up(
 ) -> None:
     """Does one step on a throw-away model and a few samples, so that the clock does not count first-time costs.
 
-    The first step of a process imports modules (torch's own optimizers import its compiler: seconds), creates
-    handles of libraries and chooses kernels. Whatever fails here is left for the real first step to report.
+    The first step of a process imports modules, creates handles of libraries and chooses kernels. Whatever fails here
+    is left for the real first step to report.
 
     Args:
         task: The task.

@@ -92,4 +92,16 @@ class TorchStep(Stepping):
         # An instance of the bare torch class anywhere in the process makes torch wrap its step with the hooks; ours
         # is wrapped already, so calling through theirs would fire every hook twice.
         step: Any = self.torch_class.step
-        return step.__wrapped__ if getattr(step, "hooked", False) else step
+        step = step.__wrapped__ if getattr(step, "hooked", False) else step
+        code = getattr(step, "__code__", None)
+        if code is None or code.co_name != "_use_grad" or step.__globals__["__name__"] != "torch.optim.optimizer":
+            return step
+        # Torch's wrapper imports its compiler, which takes a second, only to tell it where the gradient mode changes.
+        # What steps on an objective is never compiled, so the mode is all that is left of it.
+        inner = step.__wrapped__
+
+        def eager(optimizer: Any, *arguments: Any) -> Any:
+            with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+                return inner(optimizer, *arguments)
+
+        return eager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hybridopt.tasks.base import Split, Splits
+from hybridopt.tasks.data import bundled
 from hybridopt.tasks.data.split import partition, standardize
 
 SHARES = (0.7, 0.15, 0.15)
@@ -21,12 +22,8 @@ def digits_splits(seed: int) -> Splits:
     Args:
         seed: Decides which image goes where.
     """
-    # Imported here: it takes a second, and the other tasks do without.
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()
-    labels = torch.from_numpy(bunch.target).long()
+    pixels, classes = bundled.digits()
+    images, labels = torch.from_numpy(pixels).float(), torch.from_numpy(classes)
     parts = partition(len(images), SHARES, seed, labels=labels)
     inputs = standardize(*(images[index] for index in parts))
     return Splits(*(Split(pixels, labels[index]) for pixels, index in zip(inputs, parts, strict=True)))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hybridopt.core import option
 from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
+from hybridopt.tasks.data import bundled
 from hybridopt.tasks.data.split import partition, standardize
 
 SHARES = (0.7, 0.15, 0.15)
@@ -54,12 +55,8 @@ class Logistic(Task):
         Args:
             seed: Decides which sample goes where.
         """
-        # Imported here: it takes a second, and the other tasks do without.
-        from sklearn.datasets import load_breast_cancer
-
-        bunch = load_breast_cancer()
-        features = torch.from_numpy(bunch.data).float()
-        labels = torch.from_numpy(bunch.target).long()
+        measurements, classes = bundled.breast_cancer()
+        features, labels = torch.from_numpy(measurements).float(), torch.from_numpy(classes)
         parts = partition(len(features), SHARES, seed, labels=labels)
         inputs = standardize(*(features[index] for index in parts), per_feature=True)
         return Splits(*(Split(x, labels[index, None].float()) for x, index in zip(inputs, parts, strict=True)))

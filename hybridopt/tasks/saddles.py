@@ -23,6 +23,7 @@ from hybridopt.core import UnknownNameError, option, suggest
 from hybridopt.objective import Objective
 from hybridopt.tasks import saddle_functions as functions
 from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
+from hybridopt.tasks.data import bundled
 
 BATCH = 32
 """Default mini-batch of the task."""
@@ -175,11 +176,8 @@ def _zero_net(*widths: int, activation: type[nn.Module] | None = nn.Tanh, bias: 
 
 def _digits(*hidden: int) -> Callable[[], Parts]:
     def build() -> Parts:
-        # Imported here: it takes a second.
-        from sklearn.datasets import load_digits
-
-        data, labels = load_digits(return_X_y=True)
-        inputs, targets = torch.from_numpy(data / 16), torch.from_numpy(labels).long()
+        pixels, labels = bundled.digits()
+        inputs, targets = torch.from_numpy(pixels.reshape(-1, 64) / 16), torch.from_numpy(labels)
         model = _zero_net(64, *hidden, 10)
         # Then the gradient vanishes: the last bias fits the shares of the classes.
         with torch.no_grad():

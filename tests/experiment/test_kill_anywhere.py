@@ -89,8 +89,6 @@ def content(directory: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], int]]:
     """What the runs are, and how many calls they take."""
-    import torch._dynamo  # noqa: F401 (what torch's optimizers import in their first step, once for all processes)
-
     found = {}
     for method in METHODS:
         directory = tmp_path_factory.mktemp(method)
