@@ -163,7 +163,7 @@ class Trainer:
             self.best.see(self.latest, model)
         for target in self.targets.see(self.latest):
             self.record("event", event="target", **{key: target[key] for key in ("metric", "value", "mode")})
-        self.parts.schedule.after_evaluation(validation["loss"])
+        self.parts.schedule.see(train["loss"], validation["loss"])
         if not math.isfinite(train["loss"]):
             return "diverged", f"the training loss is {train['loss']} at step {self.step}"
         budget = self.config.budget

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: torch's own, named for the command line.
+"""Learning-rate schedules: torch's own, named for the command line, and one that also raises the rate.
 
 A schedule moves ``lr`` in the optimizer's param groups. What that means is the optimizer's business: the step itself,
 the first trial of a line search, a factor on a trust-region step.
@@ -7,6 +7,7 @@ the first trial of a line search, a factor on a trust-region step.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +19,15 @@ registry = Registry(
     "schedule",
     {
         "none": "hybridopt.experiment.schedules:Schedule",
+        "constant": "hybridopt.experiment.schedules:Constant",
         "step": "hybridopt.experiment.schedules:StepDecay",
         "exponential": "hybridopt.experiment.schedules:Exponential",
         "polynomial": "hybridopt.experiment.schedules:Polynomial",
         "cosine": "hybridopt.experiment.schedules:Cosine",
         "one_cycle": "hybridopt.experiment.schedules:OneCycle",
+        "cyclical": "hybridopt.experiment.schedules:Cyclical",
         "plateau": "hybridopt.experiment.schedules:Plateau",
+        "two_way": "hybridopt.experiment.schedules:TwoWay",
     },
     entry_points="hybridopt.schedules",
 )
@@ -79,11 +83,20 @@ class Schedule:
             self.scheduler.step()
 
     def after_evaluation(self, validation_loss: float) -> None:
-        """Moves the rate if it depends on evaluations.
+        """Moves the rate if it depends on the validation loss.
 
         Args:
             validation_loss: The newest one.
         """
+
+    def see(self, train_loss: float, validation_loss: float) -> None:
+        """Looks at an evaluation; this is what the training loop calls.
+
+        Args:
+            train_loss: Mean loss on the training set.
+            validation_loss: Mean loss on the validation set.
+        """
+        self.after_evaluation(validation_loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state to resume from, plain values only."""
@@ -108,9 +121,30 @@ class Schedule:
             name = type(self).__name__
             raise ConfigError(
                 f"The schedule {name} needs to know the number of steps beforehand: set budget.epochs or "
-                "budget.steps, or choose schedule=step, exponential or plateau."
+                "budget.steps, or choose schedule=step, exponential, cyclical, plateau or two_way."
             )
         return self.total_steps
+
+
+class Constant(Schedule):
+    """Keeps the rate after a linear rise: what ``none`` does, with a warm-up (Goyal et al. 2017, section 2.2)."""
+
+    @dataclasses.dataclass
+    class Config:
+        """Options of `Constant`.
+
+        Attributes:
+            warmup: Epochs of the linear rise; 0: none.
+        """
+
+        warmup: float = option(0.0, ge=0, help="epochs of the linear rise")
+
+    summary = "the rate stays, after an optional linear warm-up"
+
+    def build(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Returns `torch.optim.lr_scheduler.LambdaLR`; no horizon is needed."""
+        rise = round(self.config.warmup * self.steps_per_epoch)
+        return lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (rise + 1)))
 
 
 class StepDecay(Schedule):
@@ -196,8 +230,6 @@ class Cosine(Schedule):
 
     def build(self, optimizer: torch.optim.Optimizer) -> Any:
         """Returns `torch.optim.lr_scheduler.LambdaLR`: torch's own cosine takes no relative end and no warm-up."""
-        import math
-
         total = self.horizon()
         rise = round(self.config.warmup * total)
 
@@ -242,6 +274,52 @@ class OneCycle(Schedule):
         )
 
 
+class Cyclical(Schedule):
+    """Lets the rate rise and fall in triangles (Smith 2017); the optimizer's ``lr`` is the peak of the first."""
+
+    @dataclasses.dataclass
+    class Config:
+        """Options of `Cyclical`.
+
+        Attributes:
+            period: Epochs from one lowest rate to the next, twice Smith's ``stepsize``.
+            low: Lowest rate as a share of ``lr``.
+            decay: Factor on the height of each triangle over that of the one before: 1 is Smith's ``triangular``, 0.5
+                his ``triangular2``.
+        """
+
+        period: float = option(4.0, gt=0, help="epochs from one lowest rate to the next")
+        low: float = option(0.1, ge=0, le=1, help="lowest rate over lr")
+        decay: float = option(1.0, gt=0, le=1, help="factor on the height of each next triangle")
+
+    summary = "rises and falls in triangles; lr is the peak"
+
+    def build(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Returns `torch.optim.lr_scheduler.LambdaLR`: torch's own cycle wants rates, not shares of them.
+
+        Raises:
+            ConfigError: If a period is less than two steps.
+        """
+        period = round(self.config.period * self.steps_per_epoch)
+        if period < 2:
+            raise ConfigError(
+                f"schedule.period={self.config.period:g} epochs are {period} steps; a triangle needs at least 2. "
+                f"Use schedule.period={2 / self.steps_per_epoch:g} or more."
+            )
+        low, decay = self.config.low, self.config.decay
+
+        def factor(step: int) -> float:
+            cycle, place = divmod(step, period)
+            height = 1.0 - abs(2.0 * place / period - 1.0)
+            return low + (1.0 - low) * decay**cycle * height
+
+        return lr_scheduler.LambdaLR(optimizer, factor)
+
+    def after_step(self, step: int) -> None:
+        """Moves the rate, however far the run goes."""
+        self.scheduler.step()
+
+
 class Plateau(Schedule):
     """Multiplies the rate by `factor` when the validation loss has stopped falling."""
 
@@ -274,3 +352,72 @@ class Plateau(Schedule):
     def after_evaluation(self, validation_loss: float) -> None:
         """Shows torch's scheduler the newest validation loss."""
         self.scheduler.step(validation_loss)
+
+
+class TwoWay(Schedule):
+    """Raises the rate after every evaluation that is better than the one before, and lowers it after a worse one.
+
+    The "bold driver" (Vogl, Mangis, Rigler, Zink and Alkon 1988; Battiti 1989): times `up` when the loss fell, times
+    `down` when it rose by more than `tolerance` of its size, else unchanged. Vogl has 1.05, 0.7 and 1 to 5 %, Battiti
+    1.1, 0.5 and 0. Both also take a bad step back; a run here goes on from where it is, because one evaluation covers
+    many steps. A loss that is not finite lowers the rate.
+    """
+
+    @dataclasses.dataclass
+    class Config:
+        """Options of `TwoWay`.
+
+        Attributes:
+            up: Factor after a better evaluation.
+            down: Factor after a worse one.
+            tolerance: Relative rise of the loss that is borne without a change.
+            metric: ``train_loss``, as published, or ``validation_loss``.
+            lowest: The rate never falls below this share of the first.
+            highest: The rate never rises above this multiple of the first.
+        """
+
+        up: float = option(1.05, ge=1, help="factor after a better evaluation")
+        down: float = option(0.5, gt=0, lt=1, help="factor after a worse one")
+        tolerance: float = option(0.0, ge=0, help="relative rise of the loss that is borne")
+        metric: str = option("train_loss", choices=["train_loss", "validation_loss"], help="which loss decides")
+        lowest: float = option(1e-6, ge=0, le=1, help="lowest rate over the first")
+        highest: float = option(100.0, ge=1, help="highest rate over the first")
+
+    summary = "up after a better evaluation, down after a worse one (bold driver)"
+    every = "evaluation"
+
+    def build(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Returns None, and keeps the groups: torch has no schedule that raises rates."""
+        self._optimizer = optimizer
+        self._first = [float(group["lr"]) for group in optimizer.param_groups]
+        self._factor = 1.0
+        self._last: float | None = None
+        return None
+
+    def see(self, train_loss: float, validation_loss: float) -> None:
+        """Compares the loss that decides with that of the evaluation before, and moves the rate."""
+        loss = train_loss if self.config.metric == "train_loss" else validation_loss
+        last, self._last = self._last, loss
+        if last is None:
+            return
+        if not math.isfinite(loss) or loss - last > self.config.tolerance * abs(last):
+            factor = self._factor * self.config.down
+        elif loss < last:
+            factor = self._factor * self.config.up
+        else:
+            return
+        self._factor = min(max(factor, self.config.lowest), self.config.highest)
+        for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
+            rate = first * self._factor
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the factor, the first rates and the loss of the last evaluation."""
+        return {"factor": self._factor, "first": self._first, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a saved state; the rates themselves are in the optimizer's."""
+        self._factor, self._first, self._last = state["factor"], list(state["first"]), state["last"]

@@ -69,6 +69,54 @@ def test_plateau_listens_to_the_validation_loss_only() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_constant_rises_then_stays() -> None:
+    assert set(rates(*make("constant", total=None), 20)) == {1.0}
+    seen = rates(*make("constant", total=None, warmup=1.0), 20)
+    assert seen == pytest.approx([(step + 1) / 6 for step in range(5)] + [1.0] * 15)
+
+
+@pytest.mark.parametrize(("decay", "mode"), [(1.0, "triangular"), (0.5, "triangular2")])
+def test_cyclical_is_torchs_cycle(decay: float, mode: str) -> None:
+    seen = rates(*make("cyclical", total=20, period=2.0, low=0.1, decay=decay), 35)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, 5, mode=mode, cycle_momentum=False)
+    expected = []
+    for _ in range(35):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cycle.step()
+    assert seen == pytest.approx(expected)
+
+
+def test_a_cycle_of_one_step_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.period=0\.4 or more"):
+        make("cyclical", period=0.2)
+
+
+def test_two_way_goes_up_and_down() -> None:
+    schedule, optimizer = make("two_way", total=None, up=1.25, down=0.5, tolerance=0.1, highest=1.5)
+    seen = []
+    for train in (4.0, 3.0, 3.1, 3.1, 3.6, float("nan"), 3.0, 2.0, 1.5, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6):
+        schedule.see(train, 7.0)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen[:7] == [1.0, 1.25, 1.25, 1.25, 0.625, 0.3125, 0.3125]
+    assert seen[7] == 0.390625
+    assert seen[-1] == 1.5
+
+
+def test_two_way_by_validation_loss_resumes() -> None:
+    first, optimizer = make("two_way", total=None, metric="validation_loss")
+    first.see(1.0, 5.0)
+    first.see(2.0, 4.0)
+    second, other = make("two_way", total=None, metric="validation_loss")
+    other.load_state_dict(optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    for schedule in (first, second):
+        schedule.see(0.5, 4.5)
+    assert optimizer.param_groups[0]["lr"] == other.param_groups[0]["lr"] == pytest.approx(1.05 * 0.5)
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_resume_goes_on_with_the_same_rates(name: str) -> None:
     schedule, optimizer = make(name)
