@@ -47,6 +47,22 @@ class TestLoad:
         assert only(one.directory).config == one.config
         assert len(results.load(sweep.parent)) >= len(results.load(sweep))
 
+    def test_problems_of_a_collection_are_tasks_of_their_own(self, tmp_path: Path) -> None:
+        sections = [
+            {"name": "saddle", "problem": "plane"},
+            {"name": "saddle", "problem": "digits"},
+            {"name": "test_function", "problem": "watson", "n": 9, "start": 1},
+            {"name": "test_function", "problem": "beale", "n": 0, "start": 1},
+        ]
+        for number, section in enumerate(sections):
+            write_config(tmp_path / f"{number}", {**config_of("saddle", ADAM, 0), "task": section})
+            (tmp_path / f"{number}" / "status.json").write_text('{"format": 1, "status": "done"}')
+        found = results.load(tmp_path)
+        names = ["saddle/digits", "saddle/plane", "test_function/beale", "test_function/watson_9"]
+        assert found.tasks == names
+        assert len(found.select(task="saddle/plane")) == 1
+        assert set(found.labels().values()) == {"adam"}, "the problem is the task's, not one of the method's options"
+
     def test_unknown_directory(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no directory"):
             results.load(tmp_path / "nothing")

@@ -45,6 +45,33 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
+def section_name(section: Any) -> str | None:
+    """Returns the name in a config section, which is a mapping with "name" or the name itself.
+
+    Args:
+        section: Such as a config's "task".
+    """
+    if isinstance(section, Mapping):
+        section = section.get("name")
+    return str(section) if section else None
+
+
+def task_label(section: Any) -> str:
+    """Returns what results and reports call a task: its name, or ``name/problem``.
+
+    A task that is a collection says by an option ``problem`` which of its problems is meant (``saddle/digits``,
+    ``test_function/watson_9``). These have different values and targets, hence rankings of their own.
+
+    Args:
+        section: A config's "task".
+    """
+    name = section_name(section) or "unknown"
+    if not isinstance(section, Mapping) or not isinstance(section.get("problem"), str):
+        return name
+    label = f"{name}/{section['problem']}"
+    return f"{label}_{section['n']}" if section.get("n") else label
+
+
 def write_config(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
     """Writes a run's resolved config; the directory is made if it does not exist.
 

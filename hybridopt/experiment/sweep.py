@@ -13,7 +13,7 @@ from hybridopt.experiment.build import build_task, check_buildable
 from hybridopt.experiment.config import RunConfig, slot_count, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
-from hybridopt.experiment.layout import PAUSED, STATUS, check_format, write_config
+from hybridopt.experiment.layout import PAUSED, STATUS, check_format, task_label, write_config
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Job, Pool, Slot
@@ -67,13 +67,13 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float
 
 
 def run_name(config: RunConfig) -> str:
-    """Returns what people call a run: ``task/optimizer[+escape]/s0``.
+    """Returns what people call a run: ``task[/problem]/optimizer[+escape]/s0``.
 
     Args:
         config: A checked config.
     """
     directory = run_directory(config)
-    return f"{config.task['name']}/{directory.parent.name}/s{config.seed}"
+    return f"{task_label(config.task)}/{directory.parent.name}/s{config.seed}"
 
 
 def sweep_directory(config: RunConfig) -> Path:

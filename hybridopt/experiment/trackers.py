@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hybridopt.core import Registry, option
+from hybridopt.experiment.layout import task_label
 
 registry = Registry(
     "tracker",
@@ -104,7 +105,7 @@ class WandbTracker(Tracker):
             entity=self.config.entity,
             dir=str(directory),
             id=run_id,
-            name=f"{names[0]}/{'+'.join([names[1], *escape])}/s{config['seed']}",
+            name=f"{task_label(config['task'])}/{'+'.join([names[1], *escape])}/s{config['seed']}",
             group=config.get("experiment") or "runs",
             tags=[*names[:2], *escape, *self.config.tags],
             config=dict(config),

@@ -11,10 +11,10 @@ from typing import Any
 from hybridopt.core.errors import ConfigError, StoreError
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.identity import FORMAT
-from hybridopt.experiment.layout import CONFIG, HISTORY, PROVENANCE, STATUS, read_config
+from hybridopt.experiment.layout import CONFIG, HISTORY, PROVENANCE, STATUS, read_config, section_name
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.results.collection import Results
-from hybridopt.results.run import Run, section_name
+from hybridopt.results.run import Run
 
 
 def load(directory: str | os.PathLike[str]) -> Results:

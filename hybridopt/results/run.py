@@ -12,7 +12,7 @@ from typing import Any
 from hybridopt.core.errors import ConfigError, suggest
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.identity import IDENTITY, run_id
-from hybridopt.experiment.layout import HISTORY
+from hybridopt.experiment.layout import HISTORY, section_name, task_label
 
 AXES = {
     "steps": "step",
@@ -109,8 +109,8 @@ class Run:
 
     @property
     def task(self) -> str:
-        """Name of the task."""
-        return section_name(self.config.get("task")) or "unknown"
+        """Name of the task; of a collection with its problem, as in "saddle/digits"."""
+        return task_label(self.config.get("task"))
 
     @property
     def optimizer(self) -> str:
@@ -301,13 +301,6 @@ def _key(axis: str) -> str:
     if axis not in AXES:
         raise ConfigError(f"There is no axis {axis!r}.{suggest(axis, AXES)} Known: {', '.join(AXES)}.")
     return AXES[axis]
-
-
-def section_name(section: Any) -> str | None:
-    """Returns the name in a config section, which is a mapping with "name" or the name itself."""
-    if isinstance(section, Mapping):
-        section = section.get("name")
-    return str(section) if section else None
 
 
 def _number(value: Any) -> bool:

@@ -28,11 +28,14 @@ def test_saddle_sweep_reports_each_problem_by_itself(
     narrow = ["optimizer=sgd", "escape=perturbation", "task.problem=plane,octopus_5"]
     assert smoke("saddle_sweep", *narrow) == 0
     out = capsys.readouterr().out
+    directory = tmp_path / "outputs" / "saddle_sweep"
+    assert statuses(directory) == ["done", "done"]
+    assert "2 of 2 runs are done." in out
+    page = (directory / "report.html").read_text()
     for problem in ("plane", "octopus_5"):
-        directory = tmp_path / "outputs" / "saddle_sweep" / problem
-        assert statuses(directory) == ["done"]
-        assert (directory / "report.html").is_file()
-    assert out.count("1 of 1 runs are done.") == 2
+        assert f"<h2>saddle/{problem}</h2>" in page
+    lines = (directory / "ranking.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in lines[1:]) == ["saddle/octopus_5", "saddle/plane"]
     assert smoke("saddle_sweep", *narrow) == 0
     assert "0 runs to do; 2 there already" in capsys.readouterr().out
 
