@@ -10,6 +10,7 @@ import torch
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import FirstOrder, FusedConfig
 from hybridopt.optimizers.hypergradient import Hypergradient
+from hybridopt.optimizers.rules import Descent, HeavyBall, Moments
 
 __all__ = [
     "SGD",
@@ -49,6 +50,7 @@ class SGD(Hypergradient, torch.optim.SGD):
     torch_class = torch.optim.SGD
     Config = SGDConfig
     summary = "stochastic gradient descent"
+    rule = Descent()
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Momentum(Hypergradient, torch.optim.SGD):
     torch_class = torch.optim.SGD
     Config = MomentumConfig
     summary = "SGD with heavy-ball momentum"
+    rule = HeavyBall()
 
 
 @dataclass
@@ -92,6 +95,7 @@ class Nesterov(Hypergradient, torch.optim.SGD):
     Config = NesterovConfig
     constant: ClassVar[dict[str, Any]] = {"nesterov": True}
     summary = "SGD with Nesterov momentum"
+    rule = HeavyBall(nesterov=True)
 
 
 @dataclass
@@ -127,6 +131,7 @@ class Adam(Hypergradient, torch.optim.Adam):
     torch_class = torch.optim.Adam
     Config = AdamConfig
     summary = "adaptive moments"
+    rule = Moments()
 
 
 class AMSGrad(FirstOrder, torch.optim.Adam):
@@ -136,6 +141,7 @@ class AMSGrad(FirstOrder, torch.optim.Adam):
     Config = AdamFamilyConfig
     constant: ClassVar[dict[str, Any]] = {"amsgrad": True}
     summary = "Adam with non-increasing rates"
+    rule = Moments(largest=True)
 
 
 @dataclass
@@ -156,3 +162,4 @@ class AdamW(FirstOrder, torch.optim.AdamW):
     Config = AdamWConfig
     coupled_decay = False
     summary = "Adam with decoupled weight decay"
+    rule = Moments(decoupling=True)

@@ -9,6 +9,14 @@ import torch
 
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import FirstOrder, FirstOrderConfig, FusedConfig
+from hybridopt.optimizers.rules import (
+    LargestMoment,
+    NesterovMoments,
+    RectifiedMoments,
+    RootMeanSquare,
+    SquaredSteps,
+    SumOfSquares,
+)
 
 
 @dataclass
@@ -33,6 +41,7 @@ class Adagrad(FirstOrder, torch.optim.Adagrad):
     torch_class = torch.optim.Adagrad
     Config = AdagradConfig
     summary = "rates from the sum of squared gradients"
+    rule = SumOfSquares()
 
 
 @dataclass
@@ -58,6 +67,7 @@ class RMSprop(FirstOrder, torch.optim.RMSprop):
     torch_class = torch.optim.RMSprop
     Config = RMSpropConfig
     summary = "rates from the mean squared gradient"
+    rule = RootMeanSquare()
 
 
 @dataclass
@@ -81,6 +91,7 @@ class Adadelta(FirstOrder, torch.optim.Adadelta):
     torch_class = torch.optim.Adadelta
     Config = AdadeltaConfig
     summary = "rates from mean squared gradients and steps"
+    rule = SquaredSteps()
 
 
 @dataclass
@@ -103,6 +114,7 @@ class Adamax(FirstOrder, torch.optim.Adamax):
     torch_class = torch.optim.Adamax
     Config = AdamaxConfig
     summary = "Adam with the largest instead of the mean squared gradient"
+    rule = LargestMoment()
 
 
 class _Decoupling(FirstOrder):
@@ -138,6 +150,7 @@ class NAdam(_Decoupling, torch.optim.NAdam):
     torch_class = torch.optim.NAdam
     Config = NAdamConfig
     summary = "Adam with Nesterov momentum"
+    rule = NesterovMoments()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved state; the product of the momenta keeps its dtype, which torch would cast.
@@ -175,6 +188,7 @@ class RAdam(_Decoupling, torch.optim.RAdam):
     torch_class = torch.optim.RAdam
     Config = RAdamConfig
     summary = "Adam whose first steps wait for the variance"
+    rule = RectifiedMoments()
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import RateConfig, check_betas
 from hybridopt.optimizers.multi_tensor import MultiTensor
+from hybridopt.optimizers.rules import SignOfMomentum
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Lion(MultiTensor):
     Config = LionConfig
     coupled_decay = False
     summary = "sign of an interpolated momentum"
+    rule = SignOfMomentum()
 
     def _arguments(self) -> dict[str, Any]:
         check_betas(self.config.betas, type(self).__name__)
