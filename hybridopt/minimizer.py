@@ -100,7 +100,8 @@ def minimize(
         max_cost: Most gradient-equivalents (one is one gradient of `fun`).
         certify: Whether to test a stationary point for negative curvature, with Hessian products.
         options: Options of the method.
-        callback: Called after each step with that step's history entry; a true return value ends the run.
+        callback: Called after each step with that step's history entry; a true return value ends the run. Of a method
+            that averages, the history is that of the points at which it steps, and the result its average.
         seed: Of everything that is random here: the certificate, and an escape given by name.
 
     Returns:
@@ -165,6 +166,7 @@ class _Run:
         self.reason = ""
         self.iterations = 0
         self.certified: tuple[Tensor, Certificate] | None = None
+        self.average = math.inf
 
     @property
     def cost(self) -> float:
@@ -187,12 +189,15 @@ class _Run:
         optimizer = create(method, self.objective.model.parameters(), escape=escape, **options)
         if optimizer.escape is None or not self.with_certificate:
             self.loop(optimizer)
-            return
-        before, optimizer.escape.ask = optimizer.escape.ask, self.worth_leaving
-        try:
-            self.loop(optimizer)
-        finally:
-            optimizer.escape.ask = before
+        else:
+            before, optimizer.escape.ask = optimizer.escape.ask, self.worth_leaving
+            try:
+                self.loop(optimizer)
+            finally:
+                optimizer.escape.ask = before
+        with optimizer.evaluation():
+            answer = self.objective.position()
+        self.objective.commit(answer)
 
     def worth_leaving(self, objective: Objective) -> str:
         """Answers an escape that wants to jump at a vanishing gradient; see `Escape`."""
@@ -233,12 +238,16 @@ class _Run:
             if gradient <= self.gtol and not busy:
                 if optimizer.escape is not None and not optimizer.escape.settled(optimizer):
                     optimizer.escape.rearm(optimizer)
-                # That was the gradient before the step; the one where the step ended decides.
-                elif self._stationary():
-                    return
+                # That was the gradient before the step; the one at the point that would be returned decides.
+                else:
+                    with optimizer.evaluation():
+                        if self._stationary():
+                            return
             floor = noise_floor(value, objective.eps)
             without = 0 if value < best - floor or busy or report.events else without + 1
             best = min(best, value)
+            if without >= self._patience(optimizer) and self._average_descends(optimizer):
+                without = 0
             if without >= self._patience(optimizer):
                 self.status = "stalled"
                 self.reason = f"{without} steps without progress beyond the rounding of the function's value"
@@ -257,6 +266,16 @@ class _Run:
             # The escape's own windows must have had their chance to see the stall.
             patience = max(patience, 3 * getattr(optimizer.escape.config, "stall_window", 0) + 1)
         return patience
+
+    def _average_descends(self, optimizer: Any) -> bool:
+        """Tells whether a method that averages has a lower average than when this was asked last."""
+        running = self.objective.position()
+        with optimizer.evaluation():
+            if torch.equal(running, self.objective.position()):
+                return False
+            value = self.objective.value()
+        before, self.average = self.average, value
+        return value < before - noise_floor(before, self.objective.eps)
 
     def _stationary(self) -> bool:
         _, gradient = self.objective.value_and_grad()

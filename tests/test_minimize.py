@@ -460,3 +460,32 @@ def test_an_escape_given_as_an_object_is_left_as_it_was() -> None:
     escape = Perturbation()
     assert ho.minimize(saddle, start(1.0, 0.0), escape=escape).success
     assert escape.ask is None
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("schedule_free", {"lr": 0.05}), ("lookahead", {"inner_options": {"lr": 0.05}, "period": 5})],
+)
+def test_the_answer_of_a_method_that_averages_is_its_average(method: str, options: dict[str, Any]) -> None:
+    steps = 13
+    result = ho.minimize(rosenbrock, start(-1.2, 1.0), method=method, options=options, max_iter=steps)
+    objective = ho.Objective.from_function(rosenbrock, start(-1.2, 1.0))
+    optimizer = ho.create(method, objective.model.parameters(), **options)
+    for _ in range(steps):
+        optimizer.step(objective)
+    running = objective.position()
+    with optimizer.evaluation():
+        average, value = objective.position(), objective.value()
+    assert not torch.equal(average, running)
+    torch.testing.assert_close(result.x, average)
+    assert result.fun == pytest.approx(value)
+
+
+def test_a_method_that_averages_converges_where_its_average_does() -> None:
+    def bowl(x: Tensor) -> Tensor:
+        return (x.square() * x.new_tensor([1.0, 4.0])).sum()
+
+    result = ho.minimize(bowl, start(3.0, -2.0), method="schedule_free", options={"lr": 0.1}, gtol=1e-3, max_iter=5000)
+    assert result.success, result.message
+    assert result.grad_norm <= 1e-3
+    assert result.n_iter > 1 + next(row["step"] for row in result.history if row["grad_norm"] <= 1e-3)
