@@ -64,12 +64,14 @@ class Experiment:
         }
 
 
-def build(config: RunConfig, device: str | None = None) -> Experiment:
+def build(config: RunConfig, device: str | None = None, *, splits: Any = None) -> Experiment:
     """Builds the parts of a run; all generators are seeded first.
 
     Args:
         config: A checked config.
         device: Overrides the config's, e.g. to choose one of several GPUs.
+        splits: The task's data for the config's seed, if another run of this process has built them already: then
+            they are shared, and nothing has to be warmed up.
 
     Raises:
         HybridoptError: If data is missing, a batch is larger than the data, or parts do not fit together.
@@ -78,15 +80,17 @@ def build(config: RunConfig, device: str | None = None) -> Experiment:
     where = torch.device(device or config.device)
     dtype = getattr(torch, config.dtype)
     task = build_task(config)
-    splits = task.splits(config.seed).to(where, dtype)
+    known = splits is not None
+    splits = splits if known else task.splits(config.seed).to(where, dtype)
     batches = _batches(config, task, splits)
     limits = limits_of(config, task)
     model = task.model(config.seed).to(where, dtype)
     optimizer = build_optimizer(config, model)
     data = build_data(config, batches, task)
     schedule = build_schedule(config, optimizer, data.steps_per_epoch, limits)
-    # With a task of its own, in case the loss remembers anything.
-    warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
+    if not known:
+        # With a task of its own, in case the loss remembers anything.
+        warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
     # What came before (initialization, data, warm-up) must not depend on how many numbers it drew.
     seed_everything(config.seed)
     return Experiment(task, splits, model, optimizer, schedule, batches, data, limits, where)

@@ -50,6 +50,7 @@ class Trainer:
         self.pause_at = pause_at
         self.config, self.parts, self.store, self.stop, self.observer = config, parts, store, stop, observer
         self.step = 0
+        self.saved = -math.inf
         self.clock = Clock(parts.device)
         self.targets = TargetLog(parts.task.targets)
         self.best = BestModel()
@@ -67,11 +68,7 @@ class Trainer:
         Returns:
             The run's status: the content of status.json but for its dates.
         """
-        self.parts.model.train()
-        if not restore(self):
-            self.evaluate()
-        saved = time.monotonic()
-        ending = self.over()
+        ending = self.begin()
         self.clock.start()
         while ending is None:
             self.objective = self.parts.data.draw(self.objective, self.step)
@@ -83,23 +80,40 @@ class Trainer:
             event = self.parts.data.after_step(self.parts.optimizer, self.objective)
             if event is not None:
                 self.parts.optimizer.report.events.append(event)
-            self.step += 1
-            self.parts.schedule.after_step(self.step)
-            ending = self.over()
-            log_due = self.step % self.log_steps == 0 or bool(self.parts.optimizer.report.events)
-            eval_due = self.step % self.eval_steps == 0 or (ending is not None and ending[0] == "done")
-            save_due = time.monotonic() - saved > self.config.checkpoint_every
-            if log_due or eval_due or save_due:
-                with self.clock.paused():
-                    if log_due:
-                        ending = self.log_step() or ending
-                    if eval_due and not (ending is not None and ending[0] == "diverged"):
-                        ending = self.evaluate() or ending
-                    if save_due and ending is None:
-                        save(self)
-                        saved = time.monotonic()
+            ending = self.advance()
         self.clock.stop()
         return self.finish(*ending)
+
+    def begin(self) -> tuple[str, str] | None:
+        """Goes to the newest checkpoint, or evaluates the start; returns status and reason if nothing is to be done."""
+        self.parts.model.train()
+        if not restore(self):
+            self.evaluate()
+        self.saved = time.monotonic()
+        return self.over()
+
+    def advance(self) -> tuple[str, str] | None:
+        """Does what is due after an optimizer step; returns status and reason if the run is at its end, else None."""
+        self.step += 1
+        self.parts.schedule.after_step(self.step)
+        ending = self.over()
+        log_due = self.step % self.log_steps == 0 or bool(self.parts.optimizer.report.events)
+        eval_due = self.step % self.eval_steps == 0 or (ending is not None and ending[0] == "done")
+        save_due = time.monotonic() - self.saved > self.config.checkpoint_every
+        if log_due or eval_due or save_due:
+            with self.clock.paused():
+                if log_due:
+                    ending = self.log_step() or ending
+                if eval_due and not (ending is not None and ending[0] == "diverged"):
+                    ending = self.evaluate() or ending
+                if save_due and ending is None:
+                    self.save()
+                    self.saved = time.monotonic()
+        return ending
+
+    def save(self) -> None:
+        """Stores the complete state of the run as its newest checkpoint."""
+        save(self)
 
     def over(self) -> tuple[str, str] | None:
         """Returns status and reason if the run is at its end, else None."""
@@ -177,7 +191,7 @@ class Trainer:
         """Saves what the run ended with, and returns its status."""
         summary = {key: value for key, value in self.latest.items() if key.startswith(("train_", "validation_"))}
         if status != "diverged":
-            save(self)
+            self.save()
         if status == "done":
             with self.parts.optimizer.evaluation():
                 summary |= self.best.summary(self.parts)
