@@ -1,4 +1,4 @@
-"""The command line: ``hybridopt run|tune|status|report|list|doctor|job``.
+"""The command line: ``hybridopt run|tune|status|report|export|list|doctor|job``.
 
 This module imports neither torch nor Hydra, so that ``--help`` answers at once; each command imports what it needs.
 """
@@ -23,6 +23,7 @@ _COMMANDS = {
     "tune": "search hyper-parameters, the same budget for every optimizer",
     "status": "how the runs below a directory stand",
     "report": "write report.html and report.md for the runs below a directory",
+    "export": "weights or the program of a run",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
     "doctor": "what this machine has and what curvature costs on it; --optimizer: whether an optimizer keeps the rules",
     "job": "do the one run whose directory is given (what a sweep starts for each run)",
@@ -109,4 +110,12 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     return importlib.import_module(f"hybridopt.cli.{_MODULES[options.command]}").main(options, debug=debug)
 
 
-_MODULES = {"tune": "tune", "status": "status", "report": "report", "list": "listing", "doctor": "doctor", "job": "job"}
+_MODULES = {
+    "tune": "tune",
+    "status": "status",
+    "report": "report",
+    "export": "export",
+    "list": "listing",
+    "doctor": "doctor",
+    "job": "job",
+}

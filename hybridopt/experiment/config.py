@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -55,6 +56,21 @@ class Launcher:
 
 
 @dataclasses.dataclass
+class Export:
+    """What a run leaves at its end beside its records; no part of its identity.
+
+    Attributes:
+        weights: Whether to write ``weights.safetensors``; needs the extra ``export``.
+        program: Whether to write ``program.pt2``, which `torch.export.load` runs without this library.
+        model: ``best`` (lowest validation loss) or ``last``.
+    """
+
+    weights: bool = option(False, help="write weights.safetensors")
+    program: bool = option(False, help="write program.pt2 (torch.export)")
+    model: str = option("best", choices=["best", "last"])
+
+
+@dataclasses.dataclass
 class RunConfig:
     """Everything that a run depends on.
 
@@ -68,6 +84,7 @@ class RunConfig:
         budget: When the run ends.
         tracker: Name and options of the tracker that mirrors the run.
         launcher: How sweeps are started.
+        export: Which files of the trained model a run leaves.
         seed: Seed of data split, initialization, batch order and the optimizer's own random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``float32`` or ``float64``.
@@ -90,6 +107,7 @@ class RunConfig:
     budget: Budget = dataclasses.field(default_factory=Budget)
     tracker: dict[str, Any] = option({"name": "none"})
     launcher: Launcher = dataclasses.field(default_factory=Launcher)
+    export: Export = dataclasses.field(default_factory=Export)
     seed: int = option(0, ge=0, le=2**31 - 1)
     device: str = option("auto", help="auto, cpu, cuda or cuda:N")
     dtype: str = option("float32", choices=["float32", "float64"])
@@ -135,6 +153,8 @@ def resolve(values: Mapping[str, Any]) -> RunConfig:
     config.task = _check_task(config.task)
     for kind in parts.KINDS[1:]:
         setattr(config, kind, parts.check_part(kind, getattr(config, kind)))
+    if config.export.weights:
+        need_safetensors()
     config.device = check_device(config.device)
     # The same for a single run as for one of a sweep, so that they are the same run; on small models more threads
     # cost time rather than save it.
@@ -150,6 +170,19 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
         config: A checked config.
     """
     return to_dict(config)
+
+
+def need_safetensors() -> None:
+    """Refuses to go on without the package that writes weights.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    if importlib.util.find_spec("safetensors") is None:
+        raise ConfigError(
+            "Weights are exported with the package safetensors, which is not installed: pip install "
+            "'hybridopt[export]', or leave export.weights=false; checkpoint.pt holds the weights in any case."
+        )
 
 
 def check_device(device: str) -> str:

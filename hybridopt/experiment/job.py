@@ -15,6 +15,7 @@ from hybridopt.core import StoreError
 from hybridopt.experiment import provenance
 from hybridopt.experiment.build import Experiment, build
 from hybridopt.experiment.config import RunConfig, resolve, to_plain
+from hybridopt.experiment.export import export_at_end
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.interrupt import StopSignal
 from hybridopt.experiment.jsonio import out_of_space, utc_now
@@ -152,6 +153,8 @@ def _train(
     trainer = Trainer(config, parts, store, stop=stop, observer=see, pause_at=pause_at)
     try:
         status |= trainer.run()
+        if status["status"] == "done":
+            status |= export_at_end(config, trainer)
     except BaseException:
         status |= {**trainer.standing(), "status": "failed"}
         raise
