@@ -279,7 +279,7 @@ def _changes(texts: Sequence[str], optimizers: Sequence[str]) -> dict[str, list[
             known += own
             if section == "optimizer" and option.partition(".")[0] not in own:
                 continue
-            if name == BATCH and len(optimizers) > 1 and _batch(optimizer) != "mini":
+            if name == BATCH and len(optimizers) > 1 and _batch(optimizer) == "full":
                 continue  # a method of full batches among others keeps them
             found[optimizer].append(text)
             taken = True

@@ -39,9 +39,7 @@ class SGDConfig(FusedConfig):
     """
 
     lr: float = option(0.1, ge=0, search=("log", 1e-3, 10.0), help="learning rate")
-    hypergradient: float = option(
-        0.0, ge=0, search=("log", 1e-8, 1e-2), help="rate at which the learning rate is learned; 0: it is not"
-    )
+    hypergradient: float = option(0.0, ge=0, help="rate at which the learning rate is learned; 0: it is not")
 
 
 class SGD(Hypergradient, torch.optim.SGD):
@@ -120,9 +118,7 @@ class AdamConfig(AdamFamilyConfig):
         hypergradient: Rate at which the learning rate is learned, see `Hypergradient`; 0 leaves it as it is.
     """
 
-    hypergradient: float = option(
-        0.0, ge=0, search=("log", 1e-8, 1e-2), help="rate at which the learning rate is learned; 0: it is not"
-    )
+    hypergradient: float = option(0.0, ge=0, help="rate at which the learning rate is learned; 0: it is not")
 
 
 class Adam(Hypergradient, torch.optim.Adam):

@@ -15,7 +15,7 @@ from hybridopt.experiment import parts
 from hybridopt.tuning.dimensions import Choices, Dimension, declared
 
 BATCH = "task.batch_size"
-"""Name of the dimension that every mini-batch method has."""
+"""Name of the dimension that every method has that does not want the full batch."""
 
 _OFF = ("off", "none")
 
@@ -40,15 +40,25 @@ class Space:
     dimensions: Mapping[str, Dimension]
 
     @classmethod
-    def of(cls, optimizer: str, *, batch_size: int | None = None, train_size: int | None = None) -> Space:
+    def of(
+        cls,
+        optimizer: str,
+        *,
+        batch_size: int | None = None,
+        train_size: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Space:
         """Returns the space that an optimizer's options declare (``option(search=...)``).
 
-        An option with a single value to look at is no dimension.
+        An option with a single value to look at is no dimension. A method that holds others by name (``inner`` with
+        ``inner_options``, ``first`` with ``first_options``) is searched over their options too, as
+        ``optimizer.inner_options.lr``.
 
         Args:
             optimizer: A registered name.
             batch_size: The task's batch size, if it is to be searched too: quarter, half, same, double, four times.
             train_size: Samples to train on; no larger batch is proposed.
+            options: Options of the optimizer that are set, which may name other members than the default ones.
 
         Raises:
             UnknownNameError: If there is no such optimizer.
@@ -59,6 +69,9 @@ class Space:
         for field in dataclasses.fields(config):
             if field.metadata.get("search") is not None:
                 found[f"optimizer.{field.name}"] = _dimension(config, field, field.metadata["search"])
+        for section, member in _members(config, options or {}).items():
+            for name, one in cls.of(member).dimensions.items():
+                found[f"optimizer.{section}.{name.removeprefix('optimizer.')}"] = one
         if batch_size is not None:
             sizes = [batch_size // 4, batch_size // 2, batch_size, 2 * batch_size, 4 * batch_size]
             kept = [size for size in sizes if 1 <= size <= (train_size or math.inf)]
@@ -107,8 +120,15 @@ class Space:
         return Space({name: one for name, one in self.dimensions.items() if name in names})
 
     def without(self, names: Sequence[str]) -> Space:
-        """Returns the space without the named dimensions; names that are not in it make no difference."""
-        return Space({name: one for name, one in self.dimensions.items() if name not in names})
+        """Returns the space without the named dimensions and those within a named section.
+
+        Args:
+            names: Config names such as ``optimizer.lr`` or ``optimizer.inner_options``; those that are not in the
+                space make no difference.
+        """
+        sections = tuple(f"{name}." for name in names)
+        kept = {name: one for name, one in self.dimensions.items() if name not in names}
+        return Space({name: one for name, one in kept.items() if not name.startswith(sections)})
 
     def at(self, point: Sequence[float]) -> dict[str, Any]:
         """Returns the values at a point of the unit cube.
@@ -140,6 +160,22 @@ class Space:
         return " ".join(f"{name}={one}" for name, one in self.dimensions.items())
 
 
+def _members(config: type, options: Mapping[str, Any]) -> dict[str, str]:
+    """The sections of a config that hold the options of a member, and the members' names."""
+    if options.get("stages"):  # a chain's stages say all themselves
+        return {}
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    found = {}
+    for section in fields:
+        stem = section.removesuffix("_options")
+        if stem == section or stem not in fields:
+            continue
+        name = options.get(stem, fields[stem].default)
+        if isinstance(name, str) and name in parts.registry("optimizer"):
+            found[section] = name
+    return found
+
+
 def _dimension(config: type, field: Any, search: Any) -> Dimension:
     hint = typing.get_type_hints(config)[field.name]
     kinds = {one for one in (typing.get_args(hint) or (hint,)) if one is not type(None)}
@@ -160,9 +196,12 @@ def _checked(name: str, search: Any, optimizer: str | None) -> Dimension:
     if section == "optimizer" and optimizer is not None and optimizer != parts.EXTERNAL:
         config = parts.config_class("optimizer", optimizer)
         fields = {field.name: field for field in dataclasses.fields(config)}
-        if option not in fields:
+        stem, dot, _ = option.partition(".")
+        if stem not in fields:
             known = ", ".join(fields)
-            raise ConfigError(f"{optimizer} has no option {option!r}.{suggest(option, fields)} It has: {known}.")
+            raise ConfigError(f"{optimizer} has no option {stem!r}.{suggest(stem, fields)} It has: {known}.")
+        if dot:  # of a member, which checks it when a trial is built
+            return declared(search, integer=False, bounds={}, options=None, label=name)
         return _dimension(config, fields[option], search)
     return declared(search, integer=False, bounds={}, options=None, label=name)
 

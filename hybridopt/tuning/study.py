@@ -9,6 +9,7 @@ from typing import Any
 
 from hybridopt import results
 from hybridopt.core import ConfigError, HybridoptError, option
+from hybridopt.data.batches import LARGE
 from hybridopt.experiment.build import build_task, check_buildable, limits_of
 from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
 from hybridopt.experiment.identity import run_id
@@ -118,12 +119,15 @@ class Study:
         task = build_task(self.base)
         self.limit = self._settle_budget(task)
         self._task, self._splits = task, task.splits(self.base.seed)
-        mini = batch_policy(self.base.optimizer) == "mini" and isinstance(self.base.task["batch_size"], int)
-        name = self.base.optimizer["name"]
+        name, batch = self.base.optimizer["name"], self.base.task["batch_size"]
+        if batch == "large":
+            batch = min(LARGE * task.config.batch_size, len(self._splits.train))
+        searched = batch_policy(self.base.optimizer) != "full" and isinstance(batch, int)
         space = Space.of(
             name,
-            batch_size=self.base.task["batch_size"] if mini else None,
+            batch_size=batch if searched else None,
             train_size=len(self._splits.train),
+            options=self.base.optimizer,
         )
         self.space = space.without(fixed).changed(changes, name)
         if only:

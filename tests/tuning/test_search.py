@@ -94,6 +94,15 @@ def test_trials_are_ordinary_runs_and_the_first_has_the_defaults(tmp_path: Path)
     assert {name for trial in one.trials for name in trial.values} >= {"optimizer.lr", "task.batch_size"}
 
 
+def test_all_but_full_batch_methods_are_searched_over_the_batch(tmp_path: Path) -> None:
+    mini, large, full = (study(tmp_path, name).space.dimensions for name in ("sgd", "kfac", "newton_cg"))
+    assert mini["task.batch_size"].values == (4, 8, 16, 32)
+    assert large["task.batch_size"].values == (12, 24, 48)
+    assert "task.batch_size" not in full
+    asked = study(tmp_path, "newton_cg", changes=["task.batch_size=large,full"], only=["task.batch_size"])
+    assert {trial.config.task["batch_size"] for trial in asked.more(9)} == {"large", "full"}
+
+
 def test_the_best_is_best_and_its_edge_is_flagged(tmp_path: Path) -> None:
     one = study(
         tmp_path,
@@ -155,10 +164,7 @@ def test_nothing_finite_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     [
         ({"config": {"seed": 3}}, "seed=3 belongs to the final comparison"),
         ({"config": {"budget": {"steps": 5}}}, r"budget\.gradient_equivalents=N"),
-        (
-            {"fixed": ["optimizer.lr", "optimizer.weight_decay", "optimizer.hypergradient", "task.batch_size"]},
-            "--space",
-        ),
+        ({"fixed": ["optimizer.lr", "optimizer.weight_decay", "task.batch_size"]}, "--space"),
     ],
 )
 def test_one_sentence_for_what_is_wrong(tmp_path: Path, options: dict[str, Any], message: str) -> None:

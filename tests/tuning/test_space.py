@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from hybridopt.core import ConfigError
 from hybridopt.experiment import parts
@@ -25,9 +26,30 @@ MIXED = Space(
 @pytest.mark.parametrize("name", sorted(registry.names()))
 def test_every_optimizer_declares_a_space_that_its_own_checks_accept(name: str) -> None:
     space = Space.of(name)
+    assert len(space) > 0
     for point in ([0.0] * len(space), [1.0] * len(space)):
         for dotted, value in space.at(point).items():
-            parts.check_part("optimizer", {"name": name, dotted.removeprefix("optimizer."): value})
+            option, _, nested = dotted.removeprefix("optimizer.").partition(".")
+            own = {option: {nested: value} if nested else value}
+            parts.part_class("optimizer", name)([torch.zeros(3, requires_grad=True)], **own)
+
+
+def test_options_whose_default_is_off_are_no_part_of_a_default_space() -> None:
+    for name in ("sgd", "momentum", "nesterov", "adam"):
+        assert "optimizer.hypergradient" not in Space.of(name).dimensions, name
+
+
+def test_members_that_are_named_bring_their_own_options() -> None:
+    inner = Space.of("lookahead").dimensions
+    assert inner["optimizer.inner_options.lr"] == Space.of("adam").dimensions["optimizer.lr"]
+    assert "optimizer.period" in inner
+    other = Space.of("lookahead", options={"inner": "muon"})
+    assert "optimizer.inner_options.momentum" in other.dimensions
+    assert {"optimizer.first_options.lr", "optimizer.second_options.history"} <= set(Space.of("switch").dimensions)
+    assert not len(Space.of("switch", options={"stages": ["adam", "lbfgs"]}))
+    assert list(other.without(["optimizer.inner_options", "optimizer.alpha"]).dimensions) == ["optimizer.period"]
+    (found,) = Space({}).changed(["optimizer.inner_options.lr=log:1e-3:1"], "lookahead").dimensions.values()
+    assert found == Range(1e-3, 1.0)
 
 
 @pytest.mark.parametrize("sampler", ["random", "sobol"])
