@@ -14,6 +14,8 @@ from hybridopt.objective import Objective, Point
 from hybridopt.objective.products import PointOperator
 from hybridopt.objective.randomness import RandomState
 
+_SAY = "Say reduction='mean' or 'sum', or take the Gauss-Newton matrix (an optimizer's curvature=gauss_newton)."
+
 
 class EmpiricalFisherOperator(PointOperator):
     """The empirical Fisher matrix at a point; see `EmpiricalFisher`.
@@ -93,6 +95,7 @@ def data_gradients(
     """
     if reduction not in (None, "mean", "sum"):
         raise ConfigError(f"reduction must be 'mean', 'sum' or None, not {reduction!r}.")
+    point = getattr(point, "products", point)  # where curvature has samples of its own, those count
     if not point.keeps_graph:
         raise CombinationError("Gradients of single data need the whole batch at once, not micro-batches.")
     point.require_outputs()
@@ -159,7 +162,7 @@ def _reduction(point: Point, dimensions: list[int]) -> str:
     except (RuntimeError, ValueError, IndexError) as error:
         raise CombinationError(
             "Whether the loss is a mean or a sum over the data cannot be found out, as it does not take every datum "
-            f"twice: {str(error).splitlines()[0]} Say reduction='mean' or 'sum'."
+            f"twice: {str(error).splitlines()[0]} {_SAY}"
         ) from error
     finally:
         before.restore()
@@ -171,5 +174,5 @@ def _reduction(point: Point, dimensions: list[int]) -> str:
         return "sum"
     raise CombinationError(
         "It is not clear whether the loss is a mean or a sum over the data: with every datum there twice it changes "
-        f"from {once:.6g} to {value:.6g}. Say reduction='mean' or 'sum'."
+        f"from {once:.6g} to {value:.6g}. {_SAY}"
     )

@@ -131,10 +131,10 @@ class Growing(DataPolicy):
             variance = share * float((gradients - mean).square().sum()) / (config.pieces - 1)
             allowed = config.theta**2 * float(mean.square().sum())
         else:
-            precondition = getattr(optimizer, "precondition", lambda objective, vector: vector)
+            scale = getattr(optimizer, "precondition", lambda objective, vector: vector)
             bound = objective.bind(optimizer.param_groups)
-            scaled = precondition(bound, mean)
-            products = torch.stack([precondition(bound, g) for g in gradients]) @ scaled
+            scaled, *rows = (scale(bound, g.to(bound.space.dtype)).double() for g in (mean, *gradients))
+            products = torch.stack(rows) @ scaled
             variance = share * float((products - products.mean()).square().sum()) / (config.pieces - 1)
             allowed = config.theta**2 * float(scaled.square().sum()) ** 2
         if not math.isfinite(variance) or allowed <= 0:

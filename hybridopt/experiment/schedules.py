@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch.optim import lr_scheduler
 
-from hybridopt.core import ConfigError, Registry, option
+from hybridopt.core import CombinationError, ConfigError, Registry, option
 
 registry = Registry(
     "schedule",
@@ -42,6 +42,9 @@ class Schedule:
         optimizer: Whose param groups are scheduled.
         steps_per_epoch: Optimizer steps in one pass over the training set.
         total_steps: Steps of the whole run, None when its budget does not tell beforehand.
+
+    Raises:
+        CombinationError: If the optimizer has no rate to move.
     """
 
     @dataclasses.dataclass
@@ -58,6 +61,11 @@ class Schedule:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
+        if type(self) is not Schedule and any("lr" not in group for group in optimizer.param_groups):
+            raise CombinationError(
+                f"The schedule {type(self).__name__} moves a learning rate, and {type(optimizer).__name__} has none. "
+                "Use schedule=none, or an optimizer with the option lr."
+            )
         self.scheduler = self.build(optimizer)
 
     def build(self, optimizer: torch.optim.Optimizer) -> Any:

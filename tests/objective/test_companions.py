@@ -32,6 +32,9 @@ def test_gradient_on_the_batch_and_products_on_the_curvature_batch():
     torch.testing.assert_close(
         ho.curvature.Fisher(split, kind="exact") @ vector, ho.curvature.Fisher(other, kind="exact") @ vector
     )
+    torch.testing.assert_close(
+        ho.curvature.EmpiricalFisher(split) @ vector, ho.curvature.EmpiricalFisher(other) @ vector
+    )
     assert split.value(split.position()) == whole.value(), "acceptance tests stay on the batch"
 
 
