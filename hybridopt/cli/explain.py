@@ -8,7 +8,7 @@ from typing import Any
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
 from hybridopt.experiment import parts
 
-_GROUPS = ("task", "optimizer", "escape", "schedule", "data", "budget", "tracker", "launcher", "experiment")
+_GROUPS = (*parts.KINDS[:-1], "budget", "tracker", "launcher", "experiment")
 
 
 def explain(error: BaseException) -> BaseException:
@@ -103,6 +103,9 @@ def _unknown_key(key: str, node: Any) -> ConfigError:
     """The message for a key that the config does not have; `node` is where it was looked for."""
     parent, _, name = key.rpartition(".")
     known = [str(item) for item in node if item != "hydra"] if node is not None and hasattr(node, "keys") else []
+    root = key.partition(".")[0]
+    if parent and "task" in known and root not in known:  # the node is the whole config: the mistake is in front
+        parent, name = "", root
     if not parent and not known:
         known = list(_GROUPS)
     if not parent:

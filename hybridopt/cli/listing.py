@@ -13,6 +13,10 @@ KINDS = {
     "escapes": "escape",
     "schedules": "schedule",
     "data": "data",
+    "initializations": "initialization",
+    "augmentations": "augmentation",
+    "precisions": "precision",
+    "stoppings": "stopping",
     "trackers": "tracker",
     "experiments": "experiment",
 }

@@ -12,10 +12,12 @@ import torch
 from hybridopt.core import ConfigError
 from hybridopt.data import Batches, DataPolicy
 from hybridopt.experiment import parts
+from hybridopt.experiment.augmentation import augmented
 from hybridopt.experiment.config import RunConfig, batch_policy
 from hybridopt.experiment.randomness import seed_everything
 from hybridopt.experiment.schedules import Schedule
 from hybridopt.experiment.startup import skip_compiler_import, warm_up
+from hybridopt.experiment.stopping import Stopping
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ class Experiment:
         data: Draws the samples of each step from them.
         limits: The budget with the task's default filled in.
         device: Where it all is.
+        initialization: What set the initial parameters, and which it left.
+        stopping: Looks at every evaluation.
     """
 
     task: Any
@@ -45,6 +49,8 @@ class Experiment:
     data: DataPolicy
     limits: dict[str, float | None]
     device: torch.device
+    initialization: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stopping: Stopping = dataclasses.field(default_factory=lambda: Stopping(Stopping.Config()))
 
     def facts(self) -> dict[str, Any]:
         """Returns what a report says about the task: plain data."""
@@ -60,6 +66,7 @@ class Experiment:
             "test_size": len(splits.test),
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "batch_size": self.batches.size,
+            "initialization": self.initialization,
             "family": getattr(self.optimizer, "family", None),
         }
 
@@ -84,7 +91,9 @@ def build(config: RunConfig, device: str | None = None, *, splits: Any = None) -
     splits = splits if known else task.splits(config.seed).to(where, dtype)
     batches = _batches(config, task, splits)
     limits = limits_of(config, task)
-    model = task.model(config.seed).to(where, dtype)
+    model, initialization = build_model(config, task)
+    model = model.to(where, dtype)
+    _part(config, "precision", dtype).prepare(model, where)
     optimizer = build_optimizer(config, model)
     data = build_data(config, batches, task)
     schedule = build_schedule(config, optimizer, data.steps_per_epoch, limits)
@@ -93,7 +102,9 @@ def build(config: RunConfig, device: str | None = None, *, splits: Any = None) -
         warm_up(build_task(config), splits.train, config.seed, dtype, lambda small: build_optimizer(config, small))
     # What came before (initialization, data, warm-up) must not depend on how many numbers it drew.
     seed_everything(config.seed)
-    return Experiment(task, splits, model, optimizer, schedule, batches, data, limits, where)
+    stopping = _part(config, "stopping", config.schedule["name"], optimizer)
+    parts_of_run = (task, splits, model, optimizer, schedule, batches, data, limits, where)
+    return Experiment(*parts_of_run, initialization, stopping)
 
 
 def build_task(config: RunConfig) -> Any:
@@ -107,6 +118,24 @@ def build_task(config: RunConfig) -> Any:
     if isinstance(options.get("batch_size"), str):  # "large" and "full" are the loop's business
         del options["batch_size"]
     return cls(**options)
+
+
+def build_model(config: RunConfig, task: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Returns the task's model with the initial parameters that a config asks for, float32, on the CPU.
+
+    Args:
+        config: A checked config.
+        task: The task.
+
+    Returns:
+        The model, and what a run's provenance says about its initialization.
+
+    Raises:
+        HybridoptError: If the initialization does not go with the model.
+    """
+    model = task.model(config.seed)
+    facts = _part(config, "initialization", config.seed).apply(model)
+    return model, {"name": config.initialization["name"], **facts}
 
 
 def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Any:
@@ -179,7 +208,11 @@ def check_buildable(config: RunConfig, splits: Any, task: Any) -> None:
         HybridoptError: If the run could not start.
     """
     batches = _batches(config, task, splits)
+    if config.initialization["name"] != "default":
+        build_model(config, task)
+    _part(config, "precision", getattr(torch, config.dtype))
     optimizer = build_optimizer(config, torch.nn.Linear(2, 1))
+    _part(config, "stopping", config.schedule["name"], optimizer)
     build_schedule(config, optimizer, build_data(config, batches, task).steps_per_epoch, limits_of(config, task))
 
 
@@ -205,7 +238,15 @@ def limits_of(config: RunConfig, task: Any) -> dict[str, float | None]:
 
 
 def _batches(config: RunConfig, task: Any, splits: Any) -> Batches:
-    return Batches(splits.train, config.task["batch_size"], task.config.batch_size, config.seed)
+    batches = Batches(splits.train, config.task["batch_size"], task.config.batch_size, config.seed)
+    return augmented(batches, _part(config, "augmentation"), task, splits.train, config.data["name"])
+
+
+def _part(config: RunConfig, kind: str, *arguments: Any) -> Any:
+    """Returns a part that takes its config first."""
+    named = getattr(config, kind)
+    cls = parts.part_class(kind, named["name"])
+    return cls(cls.Config(**{key: value for key, value in named.items() if key != "name"}), *arguments)
 
 
 def _trivial_loss(task: Any, splits: Any) -> float | None:

@@ -25,6 +25,7 @@ def save(trainer: Trainer) -> None:
             "optimizer": parts.optimizer.state_dict(),
             "schedule": parts.schedule.state_dict(),
             "data": parts.data.state_dict(),
+            "stopping": parts.stopping.state_dict(),
             "ledger": trainer.objective.ledger.state_dict(),
             "random": random_state(parts.device),
             "targets": trainer.targets.entries,
@@ -53,6 +54,7 @@ def restore(trainer: Trainer) -> bool:
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.schedule.load_state_dict(state["schedule"])
     parts.data.load_state_dict(state.get("data", {}))  # absent in checkpoints from before there was a choice
+    parts.stopping.load_state_dict(state.get("stopping", {}))
     trainer.objective.ledger.load_state_dict(state["ledger"])
     trainer.targets.entries = state["targets"]
     trainer.best.load_state_dict(state["best"])

@@ -40,19 +40,33 @@ class Budget:
 
 @dataclasses.dataclass
 class Launcher:
-    """How the jobs of a sweep are started: one fresh process each, on a queue of slots.
+    """How the jobs of a sweep are started: one fresh process each.
 
     Attributes:
-        name: Only ``local``; clusters come in by Hydra's own launchers (``hydra/launcher=...``).
+        name: ``local``: a queue of slots on this machine. ``submitit_slurm``, ``submitit_local``, ``ray``: by the
+            queue of a cluster.
         slots: Jobs at the same time on the CPU; None: one a core, at most 8.
         jobs_per_gpu: Jobs at the same time on each GPU.
         time_limit: Seconds after which a job is stopped and counted as failed; None: no limit.
+        options: Options of the cluster, named as in Hydra's launcher plugins, e.g. ``partition``.
     """
 
-    name: str = option("local", choices=["local"])
+    name: str = option("local", choices=["local", "submitit_slurm", "submitit_local", "ray"])
     slots: int | None = option(None, ge=1, help="jobs at the same time on the CPU")
     jobs_per_gpu: int = option(1, ge=1, help="jobs at the same time on each GPU")
     time_limit: float | None = option(None, gt=0, help="seconds a job may take")
+    options: dict[str, Any] = option({}, help="options of the cluster, named as in Hydra's launcher plugins")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the jobs run on machines that may have other devices than this one."""
+        return self.name in ("submitit_slurm", "ray")
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether the cluster is asked for GPUs."""
+        asked = {**self.options, **(self.options.get("remote") or {})}
+        return any(asked.get(name) for name in ("gpus_per_node", "gpus_per_task", "gres", "mem_per_gpu", "num_gpus"))
 
 
 @dataclasses.dataclass
@@ -81,6 +95,10 @@ class RunConfig:
         escape: Name and options of the escape strategy, ``none`` for none.
         schedule: Name and options of the learning-rate schedule.
         data: Name and options of the data policy: which samples a step sees.
+        initialization: Name and options of the rule for the initial parameters, ``default`` for the task's own.
+        augmentation: Name and options of what changes the training images, ``none`` for nothing.
+        precision: ``full``, or ``bf16_autocast`` for the forward pass.
+        stopping: Name and options of early stopping, ``none`` for none.
         budget: When the run ends.
         tracker: Name and options of the tracker that mirrors the run.
         launcher: How sweeps are started.
@@ -104,6 +122,10 @@ class RunConfig:
     escape: dict[str, Any] = option({"name": "none"})
     schedule: dict[str, Any] = option({"name": "none"})
     data: dict[str, Any] = option({"name": "one"})
+    initialization: dict[str, Any] = option({"name": "default"})
+    augmentation: dict[str, Any] = option({"name": "none"})
+    precision: dict[str, Any] = option({"name": "full"})
+    stopping: dict[str, Any] = option({"name": "none"})
     budget: Budget = dataclasses.field(default_factory=Budget)
     tracker: dict[str, Any] = option({"name": "none"})
     launcher: Launcher = dataclasses.field(default_factory=Launcher)
@@ -122,11 +144,12 @@ class RunConfig:
     plugins: list[str] = option([], help="files or modules that register more parts")
 
 
-def resolve(values: Mapping[str, Any]) -> RunConfig:
+def resolve(values: Mapping[str, Any], *, here: bool = False) -> RunConfig:
     """Returns a checked config with every default filled in and nothing left to decide later.
 
     Args:
         values: Plain nested values under the names of `RunConfig`; a part may be given by its name alone.
+        here: Whether the run is to be done by this process, whatever launcher it was started with.
 
     Raises:
         ConfigError: If a key, a name, a type or a range is wrong; the message proposes the nearest.
@@ -155,10 +178,12 @@ def resolve(values: Mapping[str, Any]) -> RunConfig:
         setattr(config, kind, parts.check_part(kind, getattr(config, kind)))
     if config.export.weights:
         need_safetensors()
-    config.device = check_device(config.device)
+    elsewhere = config.launcher.elsewhere and not here
+    config.device = check_device(config.device, asked_for=config.launcher.asks_for_gpus if elsewhere else None)
     # The same for a single run as for one of a sweep, so that they are the same run; on small models more threads
     # cost time rather than save it.
-    config.threads = config.threads or max(1, cores() // slot_count(config.launcher.slots, None))
+    shared = 1 if elsewhere else max(1, cores() // slot_count(config.launcher.slots, None))
+    config.threads = config.threads or config.launcher.options.get("cpus_per_task") or shared
     _settle_batch(config)
     return config
 
@@ -185,11 +210,12 @@ def need_safetensors() -> None:
         )
 
 
-def check_device(device: str) -> str:
+def check_device(device: str, *, asked_for: bool | None = None) -> str:
     """Returns the device that a name stands for on this machine: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        asked_for: For a machine that is not this one: whether a GPU is asked for, which ``auto`` then is.
 
     Raises:
         ConfigError: If it is none of those.
@@ -202,6 +228,8 @@ def check_device(device: str) -> str:
         )
     if device == "cpu":
         return device
+    if asked_for is not None:
+        return device if device != "auto" else ("cuda" if asked_for else "cpu")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -20,6 +20,10 @@ IDENTITY = (
     "escape",
     "schedule",
     "data",
+    "initialization",
+    "augmentation",
+    "precision",
+    "stopping",
     "budget",
     "seed",
     "dtype",
@@ -29,14 +33,17 @@ IDENTITY = (
 )
 """The config keys that a run's numbers depend on; paths, tracker, launcher and the like are left out."""
 
+PLAIN = {"data": "one", "initialization": "default", "augmentation": "none", "precision": "full", "stopping": "none"}
+"""Parts that do what runs did before there was a choice: they do not enter the identity, so that it stays."""
+
 
 def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     """Returns the identity of a run: 16 hexadecimal digits.
 
     Two configs get the same id exactly if they agree in format version, resolved task, optimizer, escape,
-    schedule, data policy, budget, seed, dtype, kind of device, threads and interval of evaluations. How a number is
-    written (1 or 1.0, 1e-3 or 0.001), the order of keys, which GPU of several, and options that are None make no
-    difference; neither does the data policy ``one``, which is what there was before there was a choice.
+    schedule, data policy, initialization, augmentation, precision, stopping, budget, seed, dtype, kind of device,
+    threads and interval of evaluations. How a number is written (1 or 1.0, 1e-3 or 0.001), the order of keys, which GPU
+    of several, and options that are None make no difference; neither do the parts in `PLAIN`.
 
     Args:
         config: The resolved config; keys that are not part of the identity are ignored.
@@ -45,12 +52,7 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     Raises:
         ConfigError: If the device is still "auto", or a value is not plain data.
     """
-    kept: dict[str, Any] = {"format": FORMAT}
-    for key in IDENTITY:
-        if key not in without:
-            kept[key] = config.get(key)
-    if kept.get("data") == {"name": "one"}:
-        kept["data"] = None  # what runs did before there was a choice: their identity stays
+    kept: dict[str, Any] = {"format": FORMAT, **determining(config, without=without)}
     device = str(kept.get("device") or "cpu")
     if device == "auto":
         raise ConfigError("A run's identity needs a real device: resolve device=auto to cpu or cuda first.")
@@ -61,6 +63,17 @@ def run_id(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     except TypeError as error:
         raise ConfigError(f"The config holds something that is not plain data: {error}.") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def determining(config: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns the part of a config that a run's numbers depend on, without the parts in `PLAIN`.
+
+    Args:
+        config: The resolved config.
+        without: Identity keys to leave out.
+    """
+    kept = {key: config.get(key) for key in IDENTITY if key not in without}
+    return {key: None if value == {"name": PLAIN.get(key)} else value for key, value in kept.items()}
 
 
 def _canonical(value: Any) -> Any:

@@ -178,6 +178,9 @@ class Trainer:
         for target in self.targets.see(self.latest):
             self.record("event", event="target", **{key: target[key] for key in ("metric", "value", "mode")})
         self.parts.schedule.see(train["loss"], validation["loss"])
+        event, stop = self.parts.stopping.see(validation["loss"], self.parts.optimizer, self.objective)
+        if event is not None:
+            self.record("event", **event)
         if not math.isfinite(train["loss"]):
             return "diverged", f"the training loss is {train['loss']} at step {self.step}"
         budget = self.config.budget
@@ -185,7 +188,7 @@ class Trainer:
             return "done", "every target is reached"
         if budget.patience is not None and self.best.stale >= budget.patience:
             return "done", f"no lower validation loss in {budget.patience} evaluations"
-        return None
+        return None if stop is None else ("done", stop)
 
     def finish(self, status: str, reason: str) -> dict[str, Any]:
         """Saves what the run ended with, and returns its status."""

@@ -8,7 +8,18 @@ from typing import Any
 
 from hybridopt.core import ConfigError, HybridoptError, Registry, make_config, to_dict
 
-KINDS = ("task", "optimizer", "escape", "schedule", "data", "tracker")
+KINDS = (
+    "task",
+    "optimizer",
+    "escape",
+    "schedule",
+    "data",
+    "initialization",
+    "augmentation",
+    "precision",
+    "stopping",
+    "tracker",
+)
 """Config groups whose options come from a registry."""
 
 EXTERNAL = "external"
@@ -39,6 +50,14 @@ def registry(kind: str) -> Registry:
         from hybridopt.experiment.schedules import registry as found
     elif kind == "data":
         from hybridopt.data import registry as found
+    elif kind == "initialization":
+        from hybridopt.experiment.initialization import registry as found
+    elif kind == "augmentation":
+        from hybridopt.experiment.augmentation import registry as found
+    elif kind == "precision":
+        from hybridopt.experiment.precision import registry as found
+    elif kind == "stopping":
+        from hybridopt.experiment.stopping import registry as found
     elif kind == "tracker":
         from hybridopt.experiment.trackers import registry as found
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridopt.core.errors import ConfigError, HybridoptError, suggest
-from hybridopt.experiment.identity import IDENTITY
+from hybridopt.experiment.identity import determining
 from hybridopt.results.run import Curve, Run, Target, TimeToTarget, flat
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Results:
 
 def _options(run: Run) -> dict[str, str]:
     """All options of a run that belong to its setting, as texts."""
-    kept = {key: run.config.get(key) for key in IDENTITY if key != "seed"}
+    kept = determining(run.config, without=("seed",))
     return {key: _text(value) for key, value in flat(kept) if value is not None}
 
 

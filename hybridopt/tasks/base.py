@@ -175,6 +175,10 @@ class Task(ABC):
     summary: ClassVar[str] = ""
     targets: ClassVar[tuple[Target, ...]] = ()
 
+    images: ClassVar[bool] = False
+    """Whether inputs are images, shape (samples, [channels,] height, width), whose targets stay what they are when the
+    images are shifted, mirrored or partly covered: what ``augmentation=...`` needs."""
+
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig | None = None, **options: Any) -> None:

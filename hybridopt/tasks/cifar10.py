@@ -43,6 +43,7 @@ class CIFARClassification(Classification):
 
     Config = CIFARConfig
     config: CIFARConfig
+    images = True
     source: ClassVar[DataFile] = CIFAR10
 
     def build_splits(self, seed: int) -> Splits:

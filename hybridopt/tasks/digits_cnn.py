@@ -20,6 +20,7 @@ class DigitsCNN(Classification):
     """
 
     name = "digits_cnn"
+    images = True
     summary = "CNN on scikit-learn's 8x8 digits (bundled): 1,797 images, 10 classes, smooth"
     # Measured with torch's own optimizers on seeds 0 to 9 (split and initialization). 94 % was reached on every seed:
     # by Adam (1e-2) in 1 or 2 epochs, SGD (0.1) in 3 to 7, full-batch L-BFGS in 7 to 12 iterations. 95 % took them up

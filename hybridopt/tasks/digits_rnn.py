@@ -20,6 +20,7 @@ class DigitsRNN(Classification):
     """
 
     name = "digits_rnn"
+    images = True
     summary = "LSTM on scikit-learn's 8x8 digits read row by row: 8 steps of 8 features, 10 classes"
     # Measured with torch's own optimizers on seeds 0 to 9 (split and initialization). 92 % was reached on every seed:
     # by Adam (1e-2) in 3 or 4 epochs, SGD (0.1) in 15 to 26, full-batch L-BFGS in 16 to 35 iterations, which missed

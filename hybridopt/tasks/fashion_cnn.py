@@ -30,6 +30,7 @@ class FashionCNN(Classification):
     """
 
     name = "fashion_cnn"
+    images = True
     summary = "DeepOBS fmnist_2c2d: CNN on Fashion-MNIST (fetched, 31 MB), 3.3 million parameters"
     # Measured on seed 0: Adam (1e-3) reaches the first in epoch 3, the second (on 10,000 training images) in 4.
     targets = (

@@ -42,6 +42,7 @@ class MNISTClassification(Classification):
 
     Config = MNISTConfig
     config: MNISTConfig
+    images = True
     source: ClassVar[ImageSource] = MNIST
 
     def build_splits(self, seed: int) -> Splits:
