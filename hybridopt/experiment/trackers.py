@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import queue
@@ -10,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hybridopt.core import Registry, option
-from hybridopt.experiment.layout import task_label
+from hybridopt.core import Registry
 
 registry = Registry(
     "tracker",
     {
         "none": "hybridopt.experiment.trackers:Tracker",
-        "wandb": "hybridopt.experiment.trackers:WandbTracker",
+        "wandb": "hybridopt.experiment.trackers_wandb:WandbTracker",
+        "tensorboard": "hybridopt.experiment.trackers_tensorboard:TensorBoardTracker",
     },
     entry_points="hybridopt.trackers",
 )
@@ -68,74 +69,8 @@ class Tracker:
             status: The run's status.
         """
 
-
-class WandbTracker(Tracker):
-    """Mirrors a run to Weights & Biases, offline unless told otherwise (``wandb sync`` uploads it later).
-
-    Args:
-        config: An instance of `Config`.
-    """
-
-    @dataclasses.dataclass
-    class Config:
-        """Options of `WandbTracker`.
-
-        Attributes:
-            project: Project name.
-            entity: Team or user; None: the default of the login.
-            mode: ``offline`` or ``online``.
-            tags: Beside task, optimizer, family and escape.
-        """
-
-        project: str = option("hybridopt", help="project name")
-        entity: str | None = option(None, help="team or user")
-        mode: str = option("offline", choices=["offline", "online"])
-        tags: list[str] = option([], help="more tags")
-
-    summary = "Weights & Biases, offline by default"
-
-    def start(self, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
-        """Opens a wandb run in the run directory, with the run's id, and declares the axes."""
-        import wandb
-
-        names = [config[kind]["name"] for kind in ("task", "optimizer", "escape")]
-        escape = [] if names[2] == "none" else [names[2]]
-        self._run = wandb.init(
-            project=self.config.project,
-            entity=self.config.entity,
-            dir=str(directory),
-            id=run_id,
-            name=f"{task_label(config['task'])}/{'+'.join([names[1], *escape])}/s{config['seed']}",
-            group=config.get("experiment") or "runs",
-            tags=[*names[:2], *escape, *self.config.tags],
-            config=dict(config),
-            mode=self.config.mode,
-            resume="allow" if self.config.mode == "online" else None,
-            # Without it a second run in one process would silently go on writing the first.
-            reinit="create_new",
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                x_disable_stats=True,
-                disable_git=True,
-                disable_code=True,
-                init_timeout=30,
-            ),
-        )
-        for axis in AXES:
-            self._run.define_metric(axis)
-        self._run.define_metric("*", step_metric="gradient_equivalents")
-        for name in ("train_loss", "validation_loss"):
-            self._run.define_metric(name, step_metric="gradient_equivalents", summary="min")
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Logs the numbers of a row under flat names; events as ``event/<name>``."""
-        self._run.log(flatten(row))
-
-    def finish(self, status: Mapping[str, Any]) -> None:
-        """Writes the summary and closes the run."""
-        self._run.summary.update({"status": status["status"], **status.get("summary", {})})
-        self._run.finish(exit_code=0 if status["status"] == "done" else 1)
+    def abandon(self) -> None:
+        """Called once after a failure, when nothing else will be called: lets go of what would outlive the run."""
 
 
 def make_tracker(tracker: Mapping[str, Any]) -> Tracker:
@@ -149,7 +84,7 @@ def make_tracker(tracker: Mapping[str, Any]) -> Tracker:
 
 
 def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row of the history as one flat mapping, as it is logged to wandb.
+    """Returns a row of the history as one flat mapping, as trackers log it.
 
     Args:
         row: As stored.
@@ -256,6 +191,8 @@ class Mirror:
                     method,
                     reason,
                 )
+                with contextlib.suppress(BaseException):
+                    self._tracker.abandon()
                 return
             finally:
                 self._started.set()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
+import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from hybridopt.core.errors import ConfigError
 from hybridopt.experiment import trackers
 from hybridopt.experiment.config import resolve
 from hybridopt.experiment.job import run_job
 from hybridopt.experiment.jsonio import read_rows
-from hybridopt.experiment.trackers import Mirror, Tracker, flatten, registry
+from hybridopt.experiment.trackers import AXES, Mirror, Tracker, flatten, registry
 from tests.experiment import tiny  # noqa: F401 (registers the task)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**values: Any):
@@ -60,6 +68,7 @@ def test_wandb_offline_holds_every_row(tmp_path: Path) -> None:
             metrics.add(record.metric.name or record.metric.glob_name)
         elif kind == "run":
             group = record.run.run_group
+            tags = list(record.run.tags)
             identity = record.run.run_id
         elif kind == "exit":
             ended = True
@@ -67,9 +76,147 @@ def test_wandb_offline_holds_every_row(tmp_path: Path) -> None:
     assert history == rows
     assert set(trackers.AXES) <= metrics
     assert group == "mine"
+    assert tags == ["tiny", "adam", "first-order"]
     assert identity in files[0].name
     assert ended
     assert "WARNING" not in (tmp_path / "run.log").read_text()
+
+
+def test_a_killed_wandb_service_costs_its_mirror_and_nothing_else(tmp_path: Path) -> None:
+    # A process of its own: what wandb complains of at the end of a process would show.
+    # It would take the service of this one, if the environment told where that is.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-c", KILL_SERVICE, str(tmp_path)]
+    done = subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["killed", "done"], done.stderr
+    assert done.returncode == 0
+    assert done.stderr == ""
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("WARNING") == 1
+    assert "WandbTracker failed in log" in log
+    run_job(tmp_path / "undisturbed", config(budget={"epochs": 40}))
+    kept, expected = (
+        [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(path / "history.jsonl")]
+        for path in (tmp_path, tmp_path / "undisturbed")
+    )
+    assert kept == expected
+
+
+KILL_SERVICE = """
+import os, signal, sys, time
+from pathlib import Path
+
+from hybridopt.experiment.job import run_job
+from tests.experiment.test_trackers import config
+
+def kill(row):
+    if row["type"] != "step" or row["step"] != 20:
+        return
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (entry / "stat").read_text().partition(" (")[2].rpartition(") ")
+        except OSError:  # it is gone
+            continue
+        if name.startswith("wandb") and int(rest.split()[1]) == os.getpid():
+            os.kill(int(entry.name), signal.SIGKILL)
+            print("killed")
+            time.sleep(0.2)  # or the run would be over before anybody notices
+
+print(run_job(sys.argv[1], config(tracker="wandb", budget={"epochs": 40}), observer=kill)["status"])
+"""
+
+
+def test_a_run_that_has_nothing_left_to_do_is_mirrored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Listing(Tracker):
+        def log(self, row: Any) -> None:
+            seen.append(row)
+
+    monkeypatch.setitem(registry._registered, "listing", Listing)
+    run_job(tmp_path, config(tracker="listing"))
+    seen.clear()
+    run_job(tmp_path, config(tracker="listing"))  # as after a kill between the last checkpoint and the status
+    assert seen == read_rows(tmp_path / "history.jsonl")
+
+
+def events(directory: Path) -> list[tuple[str, int, float, float]]:
+    """Reads all scalars of a TensorBoard directory: tag, step, wall time, value."""
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    found = []
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        for event in loader.LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.append((value.tag, event.step, event.wall_time, value.simple_value))
+    return found
+
+
+def test_tensorboard_holds_every_number_on_three_axes_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    assert run_job(tmp_path, config(tracker="tensorboard"), observer=stop)["status"] == "interrupted"
+    assert run_job(tmp_path, config(tracker="tensorboard"))["status"] == "done"
+    rows = read_rows(tmp_path / "history.jsonl")
+    found = events(tmp_path / "tensorboard")
+    start = min(time for _, _, time, _ in found)
+    for section, axis, factor in (
+        ("step", "step", 1),
+        ("milli_gradient_equivalents", "gradient_equivalents", 1000),
+        ("ms", "seconds", 1000),
+    ):
+        expected = [
+            (f"{section}/{name}", round(factor * row[axis]), pytest.approx(value, rel=1e-6, nan_ok=True))
+            for row in rows
+            for name, value in flatten(row).items()
+            if isinstance(value, int | float) and (name not in AXES or (section == "step" and name != "step"))
+        ]
+        own = [(tag, step, value) for tag, step, _, value in found if tag.startswith(f"{section}/")]
+        assert own == expected
+    times = [time - start for tag, _, time, _ in found if tag == "step/train_loss"]
+    seconds = [row["seconds"] for row in rows if row["type"] == "evaluation"]
+    assert times == pytest.approx(seconds, abs=1e-5)
+    assert "WARNING" not in (tmp_path / "run.log").read_text()
+
+
+def test_tensorboard_that_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"tracker=tensorboard: .*hybridopt\[tensorboard\]"):
+        config(tracker="tensorboard")
+
+
+class FakeRun:
+    """A run that the server knows already, with a few rows."""
+
+    step = 4
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self.summary: dict[str, Any] = {}
+
+    def define_metric(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def log(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+def test_rows_that_the_wandb_server_has_are_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    run = FakeRun()
+    monkeypatch.setattr(wandb, "init", lambda **options: run)
+    run_job(tmp_path, config(tracker={"name": "wandb", "mode": "online"}))
+    assert run.rows == [flatten(row) for row in read_rows(tmp_path / "history.jsonl")][4:]
 
 
 def test_the_mirror_of_a_resumed_run_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +227,6 @@ def test_the_mirror_of_a_resumed_run_is_complete(tmp_path: Path, monkeypatch: py
             seen.append(row)
 
     monkeypatch.setitem(registry._registered, "listing", Listing)
-    import signal
 
     def stop(row: dict[str, Any]) -> None:
         if row["step"] == 3:
@@ -161,8 +307,5 @@ def test_no_tracker_starts_no_thread() -> None:
 
 
 def test_importing_trackers_does_not_import_wandb() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, hybridopt.experiment.trackers; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
