@@ -327,7 +327,7 @@ class _Run:
                 verdict or "", "uncertified"
             )
         if self.status == "stalled" and "rounding" in self.reason:
-            self.reason += " (precision_limit)"
+            self.reason += self._why_stalled(largest, certificate)
         seconds = time.perf_counter() - self.started
         ledger = objective.ledger
         cost = {
@@ -348,6 +348,13 @@ class _Run:
             cost=cost,
             history=self.history,
         )
+
+    def _why_stalled(self, gradient: float, certificate: Certificate | None) -> str:
+        if not gradient < math.sqrt(torch.finfo(self.objective.space.dtype).max):
+            return ", where the gradient is not finite or its square overflows: scale or transform the function"
+        if certificate is not None and certificate.verdict == "inconclusive":
+            return f"; methods for smooth functions may stall where one is not smooth: {certificate.reason}"
+        return " (precision_limit)"
 
     def _message(self, gradient: float, certificate: Certificate | None) -> str:
         why = f" ({certificate.reason})" if certificate is not None else ""

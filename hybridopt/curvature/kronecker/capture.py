@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
 
+from hybridopt.core import CombinationError
 from hybridopt.curvature.kronecker import calls as kinds
 from hybridopt.curvature.kronecker.calls import CELLS, Call
 from hybridopt.objective import Objective, convolution, recurrent
@@ -54,6 +56,9 @@ class Capture:
 
         Returns:
             The gradients of `others`.
+
+        Raises:
+            CombinationError: If layers run under `torch.utils.checkpoint`.
         """
         for call in self.calls:
             call.raw = None
@@ -62,7 +67,13 @@ class Capture:
         self.objective.ledger.pay("gradient", self.objective.samples)
         if not self.outputs:
             return [None] * len(others)
-        gradients = torch.autograd.grad(self.outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(self.outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+        except CheckpointError as error:  # the second pass is not watched
+            raise CombinationError(
+                "The model runs layers under torch.utils.checkpoint, whose second forward pass K-FAC cannot watch. "
+                "Take micro-batches instead of it to save memory, or use lbfgs, newton_cg or hessian_free."
+            ) from error
         return list(gradients[1:])
 
     # -- what the mode asks ----------------------------------------------------------------------------------------

@@ -31,13 +31,17 @@ def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator
         One list per backward pass, with one tensor per output (see `Point.outputs`).
 
     Raises:
-        CombinationError: If the loss stands for no known distribution and `kind` needs one.
+        CombinationError: If the loss is linear in the outputs, or stands for no distribution that `kind` needs.
         ConfigError: If `kind` is unknown.
     """
     if kind not in KINDS:
         raise ConfigError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
     if not point.outputs:
-        return []
+        raise CombinationError(
+            "The loss is linear in the model's outputs (or does not depend on them), so its Fisher matrix as seen from "
+            "there is zero, and K-FAC with it. Let the model return logits and use cross_entropy, or train with "
+            "lbfgs, newton_cg or a first-order method."
+        )
     if kind == "empirical":
         return [data_gradients(point)[1]]
     likelihood = _likelihood(point, kind)
