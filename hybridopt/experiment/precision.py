@@ -55,6 +55,10 @@ class BF16Autocast(Precision):
     bfloat16, in training and in evaluation; gradients and curvature products go back through the same operations. The
     outputs return to float32 before the loss. The names in the model's ``state_dict`` stay what they were.
 
+    Every optimizer runs so; curvature products agree with those in float32 to a few parts in a thousand. Acceptance
+    tests keep the noise floors of float32: close to a minimum, where values differ by less than bfloat16 resolves,
+    methods with such a test begin to reject steps.
+
     Args:
         config: An instance of `Config`.
         dtype: Of the run.
