@@ -117,7 +117,7 @@ def next_step(
     """
     probe = shorten * previous
     value = value_at(probe)
-    if math.isfinite(value) and value <= value0:
+    if probe * probe > 0 and math.isfinite(value) and value <= value0:
         curvature = 2.0 * (value - value0 - slope0 * probe) / (probe * probe)
         if curvature > 0 and math.isfinite(curvature) and -slope0 / curvature > 0:
             return -slope0 / curvature

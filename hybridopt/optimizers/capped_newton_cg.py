@@ -162,7 +162,8 @@ class CappedNewtonCG(Optimizer):
 
         def falls(step: float) -> tuple[bool, float]:
             trial = objective.value(origin.add(direction, alpha=step))
-            wanted = config.eta / 6.0 * (step * length) ** 3
+            reach = step * length
+            wanted = config.eta / 6.0 * reach * reach * reach  # not **: a power that overflows is an error
             return math.isfinite(trial) and trial <= value - wanted + noise and trial < value + noise, trial
 
         evaluations, accepted, best = 0, False, value

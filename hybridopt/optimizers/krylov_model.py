@@ -262,11 +262,16 @@ def scaled_step(
     step = result.solution
     if isinstance(rate, float) and rate == 1.0:
         return step, result.model_decrease
-    cube = sigma / 3.0 * float(torch.linalg.vector_norm(step)) ** 3
+    cube = sigma / 3.0 * _cubed_norm(step)
     if isinstance(rate, Tensor):
         step = rate * step
-        cube = sigma / 3.0 * float(torch.linalg.vector_norm(step)) ** 3
+        cube = sigma / 3.0 * _cubed_norm(step)
         return step, -(dot(gradient, step) + 0.5 * dot(step, operator @ step) + cube)
     slope = dot(gradient, step)
     curvature = -2.0 * (result.model_decrease + slope + cube)
     return rate * step, -(rate * slope + 0.5 * rate * rate * curvature + rate**3 * cube)
+
+
+def _cubed_norm(step: Tensor) -> float:
+    norm = float(torch.linalg.vector_norm(step))
+    return norm * norm * norm  # inf where it overflows, which a power of Python's is an error for

@@ -81,7 +81,9 @@ def minimize_diagonal(values: Tensor, gradient: Tensor, radius: float) -> Diagon
         trial = shift + (size - radius) / radius * size * size / bend if bend > 0 else math.nan
         shift = trial if low < trial < high else 0.5 * (low + high)
     size = float(torch.linalg.vector_norm(step))
-    return _solution(values, gradient, step * min(1.0, radius / size), shift, at_boundary=True)
+    # A gradient whose square overflows leaves no step at all.
+    step = step * min(1.0, radius / size) if size > 0 else torch.zeros_like(gradient)
+    return _solution(values, gradient, step, shift, at_boundary=True)
 
 
 def _solution(values: Tensor, gradient: Tensor, step: Tensor, shift: float, *, at_boundary: bool) -> DiagonalSolution:
