@@ -1,4 +1,4 @@
-"""What the classification tasks share: cross-entropy, accuracy, and the entropy of the class prior."""
+"""What the classification tasks share: cross-entropy, accuracy, macro averages, and the entropy of the classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hybridopt.tasks.base import Splits, Task
+from hybridopt.tasks.metrics import classification_metrics
 
 
 class Classification(Task):
@@ -21,13 +22,15 @@ class Classification(Task):
         return functional.cross_entropy(outputs, targets)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Returns ``accuracy``, the share of samples whose largest logit is that of their class.
+        """Returns ``accuracy``, the share of samples whose largest logit is that of their class, and macro averages.
+
+        These are ``precision``, ``recall`` and ``f1``, see `classification_metrics`.
 
         Args:
             outputs: Logits, shape (samples, classes).
             targets: Class of each sample, int64, shape (samples,).
         """
-        return {"accuracy": float((outputs.argmax(dim=1) == targets).double().mean())}
+        return classification_metrics(outputs.argmax(dim=1), targets, outputs.shape[1])
 
     def trivial_loss(self, splits: Splits) -> float:
         """Returns the entropy of the classes in the training set, in nats: the loss of always saying the prior.

@@ -75,7 +75,7 @@ def test_model_fits_the_data(name):
 def test_accuracy():
     outputs = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
     metrics = tasks.create("digits_cnn").metrics(outputs, torch.tensor([1, 0, 0, 1]))
-    assert metrics == {"accuracy": 0.5}
+    assert set(metrics.values()) == {0.5}
 
 
 def test_cells_and_sizes():
