@@ -17,6 +17,7 @@ from hybridopt.experiment.layout import PAUSED, STATUS, check_format, task_label
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.rehearsal import rehearse
 
 MANIFEST = "sweep.json"
 """File in a sweep's directory that lists its runs, also those that are not there yet."""
@@ -141,7 +142,7 @@ def _standing(directory: Path, config: RunConfig, pause_at: float | None) -> Out
 
 
 def _check_all(configs: Sequence[RunConfig]) -> None:
-    """Loads each task's data once and builds every optimizer, so that what cannot start is found before jobs do."""
+    """Loads each task's data once, builds every optimizer and rehearses its first step before any job starts."""
 
     def data_key(config: RunConfig) -> str:
         return jsonio.dumps({key: value for key, value in config.task.items() if key != "batch_size"})
@@ -150,8 +151,13 @@ def _check_all(configs: Sequence[RunConfig]) -> None:
         same_data = list(group)
         task = build_task(same_data[0])
         splits = task.splits(same_data[0].seed)
+        rehearsed = set()
         for config in same_data:
             check_buildable(config, splits, task)
+            step = jsonio.dumps([config.task, config.optimizer, config.escape, config.data, config.dtype])
+            if step not in rehearsed:  # other seeds and budgets refuse nothing else
+                rehearsed.add(step)
+                rehearse(config, splits.train)
 
 
 def _write_manifest(runs: dict[str, RunConfig], directories: dict[str, Path]) -> None:
