@@ -58,7 +58,11 @@ class Session:
 
         try:
             values = to_values(cfg, chosen_experiment(HydraConfig.get()))
-            self._single(resolve({**values, "plugins": self.plugins}))
+            config = resolve({**values, "plugins": self.plugins})
+            if config.launcher.name == "local":
+                self._single(config)
+            else:
+                self.sweep([values])
         except BaseException as error:
             self.error = error
 

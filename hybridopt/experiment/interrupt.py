@@ -14,8 +14,9 @@ PARENT = "HYBRIDOPT_LAUNCHER_PID"
 class StopSignal:
     """Context in which SIGINT and SIGTERM ask the run to save and stop instead of ending the process.
 
-    A second SIGINT interrupts at once. Also asks for a stop when the launcher that started this process is gone: its
-    jobs must not run on unseen.
+    SIGUSR2 does so too: a cluster sends it ahead of the end of a job's time, or of its preemption. A second SIGINT
+    interrupts at once. Also asks for a stop when the launcher that started this process is gone: its jobs must not
+    run on unseen.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         # Only the main thread may set handlers; elsewhere the caller's own stand.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

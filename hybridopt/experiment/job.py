@@ -78,7 +78,7 @@ def run_job(
         values = read_config(directory)
         for plugin in values.get("plugins") or []:
             load_plugin(plugin)
-        config = resolve(values)
+        config = resolve(values, here=True)
     with RunStore(directory, to_plain(config)) as store, _logging_to(store.log_path), StopSignal() as stop:
         before = store.read_status() or {}
         status = {**before, "status": "running", "reason": "", "error": None, "finished": None}

@@ -86,11 +86,14 @@ class Pool:
         slots: Where jobs run.
         time_limit: Seconds after which a job is stopped and counted as failed, or None.
         monitor: Shows what happens.
+        timing: ``exclusive`` or ``shared``, for who knows more than the number of slots tells.
     """
 
-    def __init__(self, slots: Sequence[Slot], time_limit: float | None, monitor: Monitor) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], time_limit: float | None, monitor: Monitor, *, timing: str | None = None
+    ) -> None:
         self._free = list(slots)
-        self._timing = "exclusive" if len(slots) == 1 else "shared"
+        self._timing = timing or ("exclusive" if len(slots) == 1 else "shared")
         self._time_limit = time_limit
         self._monitor = monitor
         self._running: list[_Running] = []
@@ -106,7 +109,7 @@ class Pool:
         """
         waiting = collections.deque(jobs)
         outcomes: list[Outcome] = []
-        with _termination_interrupts():
+        with termination_interrupts():
             try:
                 while waiting or self._running:
                     while waiting and self._free:
@@ -142,7 +145,7 @@ class Pool:
         return [sys.executable, "-m", "hybridopt", *arguments]
 
     def _start(self, job: Job, slot: Slot) -> None:
-        stamp = _stamp(job)
+        stamp = status_stamp(job)
         with open(job.directory / LOG, "ab") as log:
             # Its own session: a Ctrl-C reaches this process alone, which then asks its jobs to save themselves.
             process = subprocess.Popen(
@@ -150,7 +153,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(slot.threads),
+                env=job_environment(slot.threads),
                 start_new_session=True,
             )
         limit = None if self._time_limit is None else time.monotonic() + self._time_limit
@@ -165,7 +168,7 @@ class Pool:
                 self._running.remove(running)
                 self._free.append(running.slot)
                 limit = self._time_limit if running.stopped else None
-                outcome = settle(running.job, code, silent=_stamp(running.job) == running.stamp, time_limit=limit)
+                outcome = settle(running.job, code, silent=status_stamp(running.job) == running.stamp, time_limit=limit)
                 outcomes.append(outcome)
                 self._monitor.ended(outcome)
             elif running.kill_at is not None and now > running.kill_at:
@@ -188,13 +191,14 @@ class Pool:
         for running in self._running:
             code = running.process.returncode
             # Killed because it did not stop in time: it goes on from its checkpoint, like the others.
-            silent = _stamp(running.job) == running.stamp
-            outcomes.append(settle(running.job, code, silent=silent, interrupted=True))
+            silent = status_stamp(running.job) == running.stamp
+            reason = "killed by the launcher, which was stopped"
+            outcomes.append(settle(running.job, code, silent=silent, interrupted=reason))
         self._running.clear()
 
 
 def settle(
-    job: Job, code: int, *, silent: bool = False, time_limit: float | None = None, interrupted: bool = False
+    job: Job, code: int, *, silent: bool = False, time_limit: float | None = None, interrupted: str | None = None
 ) -> Outcome:
     """Returns how a job ended, and writes the status of one that could not do so itself.
 
@@ -203,7 +207,7 @@ def settle(
         code: Exit code of its process, negative for a signal.
         silent: Whether the process wrote no status, so that the one there is from an earlier attempt.
         time_limit: The limit that it was stopped for, or None.
-        interrupted: Whether the launcher stopped it, so that its end is no failure.
+        interrupted: Why its end is no failure, unless it wrote how it ended itself: the launcher stopped it.
     """
     known = read_json(job.directory / STATUS) or {}
     status = None if silent else known.get("status")
@@ -211,8 +215,8 @@ def settle(
         status, reason = "failed", f"took longer than launcher.time_limit={time_limit:g} s"
     elif status in ("done", "failed", "diverged", "interrupted"):
         return Outcome(job.directory, job.name, status, str(known.get("reason", "")))
-    elif interrupted:
-        status, reason = "interrupted", "killed by the launcher, which was stopped"
+    elif interrupted is not None:
+        status, reason = "interrupted", interrupted
     elif code == UNWRITTEN:
         status = "interrupted"
         reason = "the disk is full: free some space and start the same command again"
@@ -233,7 +237,12 @@ def settle(
     return Outcome(job.directory, job.name, status, reason)
 
 
-def _stamp(job: Job) -> int:
+def status_stamp(job: Job) -> int:
+    """Returns when a run's status was written last, 0 if never: whether a process has written one since.
+
+    Args:
+        job: The job.
+    """
     try:
         return (job.directory / STATUS).stat().st_mtime_ns
     except OSError:
@@ -251,7 +260,12 @@ def _describe(code: int) -> str:
     return f"{KILLED} {-code} ({name}){hint}; the same command goes on from the last checkpoint"
 
 
-def _environment(threads: int) -> dict[str, str]:
+def job_environment(threads: int) -> dict[str, str]:
+    """Returns the environment variables of a job that this process starts.
+
+    Args:
+        threads: Threads that its libraries may use.
+    """
     environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)
@@ -264,8 +278,8 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Makes SIGTERM end the launcher as Ctrl-C does."""
+def termination_interrupts() -> Iterator[None]:
+    """Context in which SIGTERM ends the launcher as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

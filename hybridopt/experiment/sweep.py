@@ -10,6 +10,7 @@ from pathlib import Path
 from hybridopt.core import DeviceError, StoreError
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.build import build_task, check_buildable
+from hybridopt.experiment.cluster import Cluster, check_launcher
 from hybridopt.experiment.config import RunConfig, slot_count, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
@@ -18,6 +19,9 @@ from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Job, Pool, Slot
 from hybridopt.experiment.rehearsal import rehearse
+
+CLUSTER_FILES = ".jobs"
+"""Directory below a sweep's for what its cluster writes: submission files, pickles, logs."""
 
 MANIFEST = "sweep.json"
 """File in a sweep's directory that lists its runs, also those that are not there yet."""
@@ -50,6 +54,7 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float
         if outcome is not None:
             kept[key] = outcome
     todo = {key: config for key, config in runs.items() if key not in kept}
+    check_launcher(configs[0].launcher)
     _check_all(list(todo.values()))
     _write_manifest(runs, directories)
     jobs = []
@@ -57,10 +62,15 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float
         write_config(directories[key], to_plain(config))
         jobs.append(Job(directories[key], run_name(config), pause_at))
     slots = make_slots(list(todo.values()))
-    first = configs[0].launcher
+    launcher = configs[0].launcher
+    queue: Pool | Cluster
+    if launcher.name == "local":
+        queue = Pool(slots, launcher.time_limit, monitor)
+    else:
+        queue = Cluster(launcher, slots, sweep_directory(configs[0]).resolve() / CLUSTER_FILES, monitor)
     try:
-        monitor.begin(len(jobs), list(kept.values()), len(slots))
-        ended = Pool(slots, first.time_limit, monitor).run(jobs)
+        monitor.begin(len(jobs), list(kept.values()), len(jobs) if launcher.elsewhere else len(slots))
+        ended = queue.run(jobs)
     finally:
         monitor.close()
     by_directory = {outcome.directory: outcome for outcome in [*kept.values(), *ended]}
@@ -87,7 +97,7 @@ def sweep_directory(config: RunConfig) -> Path:
 
 
 def make_slots(configs: Sequence[RunConfig]) -> list[Slot]:
-    """Returns the places where the jobs of a sweep run.
+    """Returns the places where the jobs of a sweep run; for a cluster elsewhere, one that stands for all.
 
     On GPUs: `jobs_per_gpu` on each that the configs name (``cuda`` names all). On the CPU: `slots`, each pinned to
     its own cores where the system can and there are enough.
@@ -102,6 +112,8 @@ def make_slots(configs: Sequence[RunConfig]) -> list[Slot]:
         return [Slot("cpu", 1)]
     first = configs[0]
     devices = sorted({config.device for config in configs})
+    if first.launcher.elsewhere and len(devices) == 1:
+        return [Slot(devices[0], max(config.threads or 1 for config in configs))]
     if devices == ["cpu"]:
         threads = max(config.threads or 1 for config in configs)
         count = slot_count(first.launcher.slots, threads)

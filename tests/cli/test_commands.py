@@ -31,7 +31,7 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
     )
     from hybridopt.experiment import pool
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=pool._environment(1))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=pool.job_environment(1))
     assert done.stderr == ""
     for command in ("run", "status", "report", "list", "doctor", "job"):
         assert f"\n    {command} " in done.stdout

@@ -41,7 +41,7 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hybridopt", "job", str(directory)]
     with open(directory / "stdout", "ab") as log:
         return subprocess.Popen(
-            command, env=pool._environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log
+            command, env=pool.job_environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log
         )
 
 

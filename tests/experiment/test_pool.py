@@ -155,7 +155,7 @@ def test_timing_says_whether_jobs_shared_the_machine(tmp_path: Path) -> None:
 
 
 def test_jobs_find_this_package_from_anywhere(tmp_path: Path) -> None:
-    environment = pools._environment(threads=3)
+    environment = pools.job_environment(threads=3)
     assert environment["OMP_NUM_THREADS"] == "3"
     code = "import hybridopt, sys; sys.stdout.write(hybridopt.__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
