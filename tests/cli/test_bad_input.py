@@ -23,6 +23,7 @@ from hybridopt.cli import main
         ("optimizer=newton_cg ++optimizer.dampin=3", "Did you mean 'damping'?"),
         ("+escape.foo=1", "escape has no option 'foo'"),
         ("budget.epoch=3", "Did you mean 'epochs'?"),
+        ("buget.epochs=3", "There is no config key 'buget'. Did you mean 'budget'?"),
         ("sead=1", "Did you mean 'seed'?"),
         ("+sead=1", "Did you mean 'seed'?"),
         ("optimiser=adam", "Did you mean 'optimizer'?"),
