@@ -48,6 +48,8 @@ class Launcher:
         slots: Jobs at the same time on the CPU; None: one a core, at most 8.
         jobs_per_gpu: Jobs at the same time on each GPU.
         time_limit: Seconds after which a job is stopped and counted as failed; None: no limit.
+        lanes: Whether runs that differ in their seeds and numbers only are trained at once in one process, ``auto``:
+            where that is measured to be faster. Their seconds mean nothing then, and float32 rounds differently.
         options: Options of the cluster, named as in Hydra's launcher plugins, e.g. ``partition``.
     """
 
@@ -55,6 +57,7 @@ class Launcher:
     slots: int | None = option(None, ge=1, help="jobs at the same time on the CPU")
     jobs_per_gpu: int = option(1, ge=1, help="jobs at the same time on each GPU")
     time_limit: float | None = option(None, gt=0, help="seconds a job may take")
+    lanes: str = option("off", choices=["off", "auto", "on"], help="whether like runs share a process")
     options: dict[str, Any] = option({}, help="options of the cluster, named as in Hydra's launcher plugins")
 
     @property
@@ -85,6 +88,22 @@ class Export:
 
 
 @dataclasses.dataclass
+class Diagnostics:
+    """What evaluation rows say beside losses and metrics; no part of a run's identity, since it changes no number.
+
+    Attributes:
+        gradients: Whether to record the norm of every layer's gradient, at the price of one more gradient on at most
+            512 samples. The ledger and the clock leave it out.
+        vanishing: A norm below this share of the largest one is flagged.
+        exploding: A norm above this, or not finite, is flagged.
+    """
+
+    gradients: bool = option(False, help="record the norm of every layer's gradient at evaluations")
+    vanishing: float = option(1e-7, ge=0, help="share of the largest norm below which a layer is flagged")
+    exploding: float = option(1e3, gt=0, help="norm above which a layer is flagged")
+
+
+@dataclasses.dataclass
 class RunConfig:
     """Everything that a run depends on.
 
@@ -103,6 +122,7 @@ class RunConfig:
         tracker: Name and options of the tracker that mirrors the run.
         launcher: How sweeps are started.
         export: Which files of the trained model a run leaves.
+        diagnostics: What evaluation rows say beside losses and metrics.
         seed: Seed of data split, initialization, batch order and the optimizer's own random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``float32`` or ``float64``.
@@ -130,6 +150,7 @@ class RunConfig:
     tracker: dict[str, Any] = option({"name": "none"})
     launcher: Launcher = dataclasses.field(default_factory=Launcher)
     export: Export = dataclasses.field(default_factory=Export)
+    diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
     seed: int = option(0, ge=0, le=2**31 - 1)
     device: str = option("auto", help="auto, cpu, cuda or cuda:N")
     dtype: str = option("float32", choices=["float32", "float64"])
@@ -166,6 +187,10 @@ def resolve(values: Mapping[str, Any], *, here: bool = False) -> RunConfig:
         if key not in known:
             raise ConfigError(f"There is no config key {key!r}.{suggest(key, known)} The keys are: {', '.join(known)}.")
     given = dict(values)
+    if isinstance(given.get("launcher"), Mapping) and "lanes" in given["launcher"]:
+        # YAML takes a bare on or off for a boolean.
+        lanes = {"true": "on", "false": "off"}.get(str(given["launcher"]["lanes"]).lower())
+        given["launcher"] = {**given["launcher"], **({} if lanes is None else {"lanes": lanes})}
     for kind in parts.KINDS:
         if isinstance(given.get(kind), str):
             given[kind] = {"name": given[kind]}

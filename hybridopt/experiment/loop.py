@@ -12,6 +12,7 @@ from hybridopt.experiment.build import Experiment
 from hybridopt.experiment.checkpoint import restore, save
 from hybridopt.experiment.clock import Clock
 from hybridopt.experiment.config import RunConfig
+from hybridopt.experiment.diagnostics import gradient_norms
 from hybridopt.experiment.evaluation import BestModel, TargetLog, evaluate
 from hybridopt.experiment.layout import PAUSED
 from hybridopt.experiment.store import RunStore
@@ -164,6 +165,7 @@ class Trainer:
         if self.latest.get("step") == self.step:
             return None
         task, splits, model = self.parts.task, self.parts.splits, self.parts.model
+        diagnosed = self.diagnose()
         with self.parts.optimizer.evaluation():
             train = evaluate(model, task, splits.train)
             validation = evaluate(model, task, splits.validation)
@@ -173,7 +175,7 @@ class Trainer:
             }
             ledger = self.objective.ledger
             cost = {**ledger.counts, "samples": dict(ledger.samples)}
-            self.latest = self.record("evaluation", **values, cost=cost)
+            self.latest = self.record("evaluation", **values, **diagnosed, cost=cost)
             self.best.see(self.latest, model)
         for target in self.targets.see(self.latest):
             self.record("event", event="target", **{key: target[key] for key in ("metric", "value", "mode")})
@@ -189,6 +191,15 @@ class Trainer:
         if budget.patience is not None and self.best.stale >= budget.patience:
             return "done", f"no lower validation loss in {budget.patience} evaluations"
         return None if stop is None else ("done", stop)
+
+    def diagnose(self) -> dict[str, Any]:
+        """Returns what the config wants to be said about the model where it stands, beside losses and metrics."""
+        wanted, parts = self.config.diagnostics, self.parts
+        if not wanted.gradients:
+            return {}
+        inputs, targets, _ = parts.batches.batch(self.step)
+        bounds = {"vanishing": wanted.vanishing, "exploding": wanted.exploding}
+        return {"gradients": gradient_norms(parts.model, parts.task.loss, inputs, targets, **bounds)}
 
     def finish(self, status: str, reason: str) -> dict[str, Any]:
         """Saves what the run ended with, and returns its status."""
