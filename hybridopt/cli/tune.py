@@ -25,8 +25,8 @@ examples:
   hybridopt run --config-dir outputs/tune/conf experiment=final
 
 settings (KEY=VALUE), beside every config key of hybridopt run:
-  sampler=sobol|random|grid|halving  trials=8  most_trials=32  objective=auto|target|loss
-  sampler_seed=0  defaults=true  final_seeds=10  eta=3  rungs=2
+  sampler=sobol|random|grid|halving|optuna  trials=8  most_trials=32  objective=auto|target|loss
+  sampler_seed=0  defaults=true  final_seeds=10  eta=3  rungs=2  at_once=2
 
 An option that is set (optimizer.lr=0.1) is not searched. Every optimizer may spend what the dearest spends on its
 first TRIALS trials. Trials are ordinary runs below OUT/trials; the same command goes on where it was stopped.

@@ -13,6 +13,7 @@ import yaml
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.job import run_directory
 from hybridopt.tuning.study import Study
+from hybridopt.tuning.tpe import optuna_version
 
 FORMAT = 1
 """Version of ``tuned.yaml``."""
@@ -72,6 +73,7 @@ class Chosen:
             "seconds": study.spent("seconds"),
             "sampler": settings.sampler,
             "sampler_seed": settings.sampler_seed,
+            **({"optuna": optuna_version()} if settings.sampler == "optuna" else {}),
             "seed": study.base.seed,
             "space": {name: str(dimension) for name, dimension in study.space.dimensions.items()},
             "edges": study.edges(trial),

@@ -18,7 +18,8 @@ MOST = 4
 def search(studies: Sequence[Study], make_monitor: Callable[[], Monitor] = Monitor) -> float:
     """Runs trials of every study until all have spent what the dearest spends on its first ones.
 
-    First every study runs ``trials`` trials. The largest sum is the budget. Then each of the others goes on while
+    First every study runs ``trials`` trials, a sampler that learns from the results a few at a time; those that end
+    with an error are replaced. The largest sum is the budget. Then each of the others goes on while
     another trial, taken to be as dear as the dearest of its trials so far, fits in. All choices follow from the
     stored runs, so starting again after a kill does what is missing and nothing else. A grid is run as it is, since it
     cannot be continued.
@@ -37,11 +38,13 @@ def search(studies: Sequence[Study], make_monitor: Callable[[], Monitor] = Monit
     if settings.sampler == "halving":
         halve(studies, make_monitor)
         return max(study.spent() for study in studies)
-    run_trials([trial for study in studies for trial in study.more(study.first)], make_monitor())
-    budget = max(study.spent() for study in studies)
     most = max(settings.most_trials or MOST * settings.trials, settings.trials)
+    while fresh := [trial for study in studies for trial in _first_trials(study, most)]:
+        run_trials(fresh, make_monitor())
+    budget = max(study.spent() for study in studies)
     while settings.sampler != "grid":
-        fresh = [trial for study in studies for trial in study.more(min(_fitting(study, budget), _left(study, most)))]
+        wanted = {study: min(_fitting(study, budget), most - len(study.trials)) for study in studies}
+        fresh = [trial for study in studies for trial in study.more(study.together(wanted[study]))]
         if not fresh:
             break
         run_trials(fresh, make_monitor())
@@ -126,9 +129,11 @@ def run_trials(trials: Sequence[Trial], monitor: Monitor, *, pause_at: float | N
 
 def _fitting(study: Study, budget: float) -> int:
     """How many trials as dear as the dearest so far still fit in the budget."""
-    dearest = max(trial.read().end("gradient_equivalents") or 0.0 for trial in study.trials)
+    dearest = max((trial.read().end("gradient_equivalents") or 0.0 for trial in study.trials), default=0.0)
     return int((budget - study.spent()) / dearest + 1e-9) if dearest > 0 else 0
 
 
-def _left(study: Study, most: int) -> int:
-    return most - len(study.trials)
+def _first_trials(study: Study, most: int) -> list[Trial]:
+    """The next of the trials that a study begins with; one that failed is replaced, as long as there may be more."""
+    wanted = min(study.wanting(), max(most, study.first) - len(study.trials))
+    return study.more(study.together(wanted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_pla
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
 from hybridopt.experiment.layout import PAUSED
+from hybridopt.experiment.rehearsal import rehearse
 from hybridopt.results.run import Run
+from hybridopt.tuning.samplers import SAMPLERS
 from hybridopt.tuning.score import OBJECTIVES, Score
 from hybridopt.tuning.space import Space
+from hybridopt.tuning.tpe import Told, need_optuna, propose
 
 LEAST_TRIALS = 8
 """Complete trials that the dearest method should have for its tuning to mean anything."""
@@ -30,7 +34,9 @@ class Settings:
     """How to tune.
 
     Attributes:
-        sampler: Where to look: ``sobol``, ``random``, ``grid`` or ``halving``.
+        sampler: Where to look: ``sobol``, ``random``, ``grid``, ``halving``, or ``optuna``: the first half of the
+            trials as ``sobol``, the others where the results so far promise most. It prunes nothing: all trials
+            are complete, so that budgets stay equal; trials that are cut short are what ``halving`` is for.
         trials: Complete trials that every optimizer gets at least; the budget is what the dearest one spends on them.
         most_trials: Trials that no optimizer exceeds, however cheap its trials are; None: four times `trials`.
         objective: ``target``, ``loss``, or ``auto``: ``target`` where the task states one.
@@ -39,9 +45,11 @@ class Settings:
         final_seeds: Number of seeds, from 0 on, of the comparison that follows; trials must use another one.
         eta: ``halving``: one in so many trials goes on, with so many times the budget.
         rungs: ``halving``: how often.
+        at_once: ``optuna``: trials between two looks at the results. More of them can run in parallel, fewer learn
+            more from one another; it is not taken from the machine, so that a search can be repeated elsewhere.
     """
 
-    sampler: str = option("sobol", choices=["sobol", "random", "grid", "halving"], help="where to look")
+    sampler: str = option("sobol", choices=["sobol", "random", "grid", "halving", "optuna"], help="where to look")
     trials: int = option(LEAST_TRIALS, ge=1, help="complete trials of the dearest optimizer")
     most_trials: int | None = option(None, ge=1, help="trials that no optimizer exceeds")
     objective: str = option("auto", choices=["auto", *OBJECTIVES], help="what is best")
@@ -50,6 +58,7 @@ class Settings:
     final_seeds: int = option(10, ge=1, help="seeds of the comparison that follows")
     eta: int = option(3, ge=2, help="halving: one in so many goes on")
     rungs: int = option(2, ge=1, help="halving: how often")
+    at_once: int = option(2, ge=1, help="optuna: trials between two looks at the results")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +106,12 @@ class Study:
         limit: Budget of a trial in gradient-equivalents.
         objective: ``target`` or ``loss``.
         trials: The trials so far, in order.
-        refused: Points that were passed over because their options do not go together.
+        refused: Points that were passed over because their options do not go together, or not with the task.
+        refusal: Why the last of them was.
 
     Raises:
         ConfigError: If the budget is on another axis, the seed is a final one, or there is nothing to search.
+        HybridoptError: If the sampler's package is not installed.
     """
 
     def __init__(
@@ -112,6 +123,8 @@ class Study:
         only: Sequence[str] = (),
         fixed: Sequence[str] = (),
     ) -> None:
+        if settings.sampler == "optuna":
+            need_optuna()
         self.settings = settings
         self.base = copy.deepcopy(base)
         self.base.tuning = None
@@ -145,7 +158,9 @@ class Study:
             raise ConfigError(f"The task {self.base.task['name']!r} states no target: take objective=loss.")
         self.trials: list[Trial] = []
         self.refused = 0
-        self._points = self._proposals()
+        self.refusal = ""
+        self._settled = 0  # so many trials may be looked at by a sampler that learns
+        self._points = self._learned() if settings.sampler == "optuna" else self._proposals()
 
     @property
     def label(self) -> str:
@@ -170,22 +185,42 @@ class Study:
     def more(self, count: int) -> list[Trial]:
         """Adds trials and returns them: as many as wanted, or what is left of a space that is used up.
 
-        The trials are a fixed sequence: asking twice for four gives what asking once for eight does.
+        The trials are a fixed sequence: asking twice for four gives what asking once for eight does. Only a sampler
+        that learns looks at the results of all trials of earlier calls, which must have run; given these, and calls
+        for the same numbers, it is as fixed.
 
         Args:
             count: How many.
         """
-        fresh: list[Trial] = []
+        before = self._settled = len(self.trials)
         known = {trial.key for trial in self.trials}
-        while len(fresh) < count:
+        while len(self.trials) - before < count:
             trial = next(self._points, None)
             if trial is None:
                 break
             if trial.key not in known:
                 known.add(trial.key)
-                fresh.append(trial)
-        self.trials += fresh
-        return fresh
+                self.trials.append(trial)
+        return self.trials[before:]
+
+    def together(self, count: int) -> int:
+        """Returns how many of the trials wanted should run before more are asked for.
+
+        Args:
+            count: How many are wanted.
+        """
+        if self.settings.sampler != "optuna":
+            return count
+        return min(count, max(self._startup - len(self.trials), self.settings.at_once))
+
+    def wanting(self) -> int:
+        """Returns how many of the first trials are still to be had.
+
+        A trial that failed with an error says nothing about the method and is replaced; a diverged one is not. Where
+        all of them failed, more would too.
+        """
+        failed = sum(trial.read().state == "failed" for trial in self.trials)
+        return self.first - len(self.trials) + (failed if failed < len(self.trials) else 0)
 
     def score(self, trial: Trial, limit: float | None = None) -> Score:
         """Returns the score of a trial.
@@ -202,6 +237,11 @@ class Study:
         Raises:
             HybridoptError: If no trial was completed, or none has a finite score.
         """
+        if not self.trials:
+            raise HybridoptError(
+                f"All {self.refused} points that were drawn for {self.base.task['name']}/{self.label} were refused, "
+                f"the last because: {self.refusal}"
+            )
         scored = [(self.score(trial), number, trial) for number, trial in enumerate(self.trials) if _ended(trial)]
         if not scored or min(scored)[0].value == float("inf"):
             raise HybridoptError(
@@ -267,7 +307,7 @@ class Study:
         most = _ATTEMPTS * max(size, self.settings.most_trials or 0)
         if self.settings.defaults:
             yield Trial({}, self.base)
-        sampler = "sobol" if self.settings.sampler == "halving" else self.settings.sampler
+        sampler = self.settings.sampler if self.settings.sampler in SAMPLERS else "sobol"
         while drawn < most:
             count = max(size, 2 * drawn)
             points = self.space.sample(count, sampler=sampler, seed=self.settings.sampler_seed)
@@ -281,6 +321,30 @@ class Study:
                 return
             drawn = count
 
+    @property
+    def _startup(self) -> int:
+        """Trials before a sampler that learns begins to."""
+        return (self.settings.trials + 1) // 2
+
+    def _learned(self) -> Iterator[Trial]:
+        """Trials that a learning sampler proposes; its first ones are those of ``sobol``."""
+        for trial in self._proposals():
+            yield trial
+            if len(self.trials) >= self._startup:
+                break
+        passed: list[Told] = []
+        for draw in range(_ATTEMPTS * max(self.settings.trials, self.settings.most_trials or 0)):
+            told: list[Told] = [(trial.values, self.score(trial)) for trial in self.trials[: self._settled]]
+            told += [(trial.values, None) for trial in self.trials[self._settled :]]
+            seed = (65537 * self.settings.sampler_seed + draw) % 2**32
+            values = propose(self.space, [*told, *passed], seed)
+            trial = self._trial(values)
+            if trial is None:
+                self.refused += 1
+                passed.append((values, Score(2, math.inf)))
+            else:
+                yield trial
+
     def _trial(self, values: Mapping[str, Any]) -> Trial | None:
         plain = to_plain(self.base)
         for name, value in values.items():
@@ -292,7 +356,9 @@ class Study:
         try:
             config = resolve(plain)
             check_buildable(config, self._splits, self._task)
-        except ConfigError:
+            rehearse(config, self._splits.train)
+        except ConfigError as refusal:
+            self.refusal = str(refusal)
             return None
         return Trial(values, config)
 

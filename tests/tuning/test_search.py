@@ -34,7 +34,10 @@ class InProcess:
             if len(InProcess.started) == InProcess.stop_after:
                 raise KeyboardInterrupt
             InProcess.started.append(job.directory.name)
-            status = run_job(job.directory)
+            try:
+                status = run_job(job.directory)
+            except Exception:
+                status = read_json(job.directory / "status.json")
             outcomes.append(Outcome(job.directory, job.name, status["status"], status["reason"]))
         return outcomes
 
@@ -145,6 +148,38 @@ def test_a_trial_that_diverges_loses(tmp_path: Path) -> None:
     search([one])
     assert one.states() == {"done": 1, "diverged": 1}
     assert one.best()[0].values == {"optimizer.lr": 0.01}
+
+
+@pytest.mark.parametrize("damping", ["0.0,0.1", "0.03,0.1"])
+def test_points_that_the_model_refuses_are_passed_over(tmp_path: Path, damping: str) -> None:
+    changes = [f"optimizer.structural_damping={damping}"]  # of hidden states, which the model has not
+    one = study(tmp_path, "hessian_free", changes=changes, settings={"defaults": False, "most_trials": 3})
+    search([one])
+    assert one.refused > 0
+    if damping == "0.0,0.1":
+        assert one.states() == {"done": 3}
+        assert {trial.values["optimizer.structural_damping"] for trial in one.trials} == {0.0}
+    else:
+        with pytest.raises(HybridoptError, match=r"points that were drawn .* last because: .*Structural damping"):
+            one.best()
+
+
+@pytest.mark.parametrize("after", ["0,10000", "0,1"])
+def test_a_trial_that_fails_is_replaced_unless_all_do(tmp_path: Path, after: str) -> None:
+    one = study(
+        tmp_path,
+        task={"poison": "error"},
+        changes=[f"task.after={after}"],
+        only=["optimizer.lr", "task.after"],
+        settings={"defaults": False, "most_trials": 9, "trials": 4},
+    )
+    search([one])
+    states = one.states()
+    if after == "0,1":
+        assert states == {"failed": 4}
+    else:
+        assert states["done"] >= 4
+        assert states["failed"] >= 1
 
 
 def test_nothing_finite_is_an_error_with_a_remedy(tmp_path: Path) -> None:
