@@ -23,11 +23,13 @@ class DirectConfig:
         lr: Learning rate.
         weight_decay: Decoupled, as in AdamW: each step also shrinks the parameters by lr * weight_decay.
         clip_norm: Largest Euclidean norm of the whole gradient, or None.
+        clip_value: Largest absolute value of a gradient entry, or None; clipped before the norm.
     """
 
     lr: float = option(1e-3, ge=0, search=("log", 1e-5, 1e-1), help="learning rate")
     weight_decay: float = option(0.0, ge=0, search=("log", 1e-4, 1.0), help="decoupled weight decay")
     clip_norm: float | None = option(None, gt=0, help="largest norm of the gradient")
+    clip_value: float | None = option(None, gt=0, help="largest absolute gradient entry")
 
 
 class DirectStep(TorchStep, Optimizer):
@@ -81,6 +83,8 @@ class DirectStep(TorchStep, Optimizer):
         raise TypeError(f"{type(self).__name__} does not say how it moves: define move(self, objective).")
 
     def _clip(self, parameters: list[Tensor]) -> None:
+        if self.config.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
 

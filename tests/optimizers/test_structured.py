@@ -47,9 +47,11 @@ def test_a_refused_step_leaves_parameters_and_state_as_they_were(method: Method,
 @each(DIRECT)
 def test_clipping_is_that_of_the_gradient(method: Method) -> None:
     problem, twin = training(dtype=torch.float64), training(dtype=torch.float64)
-    optimizer = method.create(problem.model.parameters(), clip_norm=0.05)
+    optimizer = method.create(problem.model.parameters(), clip_norm=0.05, clip_value=0.02)
     optimizer.step(problem.objective)
     twin.objective().backward()
+    assert max(float(p.grad.abs().max()) for p in twin.model.parameters()) > 0.02
+    nn.utils.clip_grad_value_(twin.model.parameters(), 0.02)
     length = nn.utils.clip_grad_norm_(twin.model.parameters(), 0.05)
     assert length > 0.05
     for mine, other in zip(problem.model.parameters(), twin.model.parameters(), strict=True):
