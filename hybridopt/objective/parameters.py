@@ -100,6 +100,17 @@ class ParameterSpace:
         with torch.no_grad():
             return self.pack([parameter.detach() for parameter in self.parameters], out)
 
+    def stands_at(self, vector: Tensor) -> bool:
+        """Returns whether the parameters have exactly the values of a flat vector.
+
+        Args:
+            vector: What `read` would return there; one of another shape, dtype or device is somewhere else.
+        """
+        if (vector.shape, vector.dtype, vector.device) != ((self.n,), self.dtype, self.device):
+            return False
+        pairs = zip(self.views(vector), self.parameters, strict=True)
+        return all(torch.equal(part, parameter.detach().to(self.dtype)) for part, parameter in pairs)
+
     def write(self, vector: Tensor) -> None:
         """Copies a flat vector into the parameters, in place and seen by autograd's version counters.
 

@@ -65,7 +65,7 @@ class LBFGS(Searching):
         return self._current
 
     def _propose(self, objective: Objective, gradient: Tensor, out: Tensor) -> Tensor:
-        return self._current.inverse_product(gradient, out=out, follows=self._resumed).neg_()
+        return self._current.inverse_product(gradient, out=out, sign=-1.0, follows=self._resumed)
 
     def _scale_known(self) -> bool:
         return len(self._current) > 0

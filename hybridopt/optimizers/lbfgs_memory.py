@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridopt.optimizers import long_rows
+
 _CANCELLATION = 10.0  # a difference of products may be this much shorter than they are
 
 
@@ -29,8 +31,8 @@ class PairMemory:
     ) -> None:
         if not state or state["steps"].shape[1] != n:
             state.update(
-                steps=torch.zeros(capacity, n, dtype=dtype, device=device),
-                changes=torch.zeros(capacity, n, dtype=dtype, device=device),
+                steps=long_rows.zeros(capacity, n, dtype=dtype, device=device),
+                changes=long_rows.zeros(capacity, n, dtype=dtype, device=device),
                 overlaps=torch.zeros(capacity, capacity, dtype=torch.float64),
                 products=[0.0] * capacity,
                 follows=False,
@@ -44,6 +46,7 @@ class PairMemory:
             )
         # Loading a checkpoint moves tensors to the device of the parameters; this one is for the host.
         state["overlaps"] = state["overlaps"].cpu()
+        state["steps"], state["changes"] = map(long_rows.settled, (state["steps"], state["changes"]))
         self._state = state
 
     def __len__(self) -> int:
@@ -121,7 +124,9 @@ class PairMemory:
         """Drops all pairs; the counts of skipped and damped ones stay."""
         self._state.update(count=0, head=0, gamma=1.0, complete=True, follows=False)
 
-    def inverse_product(self, vector: Tensor, *, out: Tensor | None = None, follows: bool = False) -> Tensor:
+    def inverse_product(
+        self, vector: Tensor, *, out: Tensor | None = None, sign: float = 1.0, follows: bool = False
+    ) -> Tensor:
         """Returns H v for the L-BFGS inverse Hessian H (Nocedal and Wright 2006, Algorithm 7.4).
 
         The two loops of the recursion are the triangular systems ``R a = S v`` and ``R' z = D a - gamma Y q`` with
@@ -131,6 +136,7 @@ class PairMemory:
         Args:
             vector: Shape (n,).
             out: Where to; a new tensor when None.
+            sign: What it is multiplied by, 1 or -1.
             follows: Whether `vector` is the one of the last call plus the y of the pair pushed since: a new gradient
                 on the same data. The products of the new y with all steps are then differences of known ones.
 
@@ -140,22 +146,22 @@ class PairMemory:
         state = self._state
         if state["count"] == 0:
             state["follows"] = False
-            return torch.mul(vector, state["gamma"], out=out)
+            return torch.mul(vector, sign * state["gamma"], out=out)
         rows = slice(0, state["count"])
         steps, changes = state["steps"][rows], state["changes"][rows]
-        products = _products(steps, vector).double().cpu()
+        products = long_rows.inner(steps, vector)
         self._complete(products if follows and state["follows"] else None, vector)
         state["products"][rows] = products.tolist()
         state["follows"] = True
         order = self._order()
         triangle = state["overlaps"][order][:, order].triu()
         curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64)
-        shares = torch.linalg.solve_triangular(triangle, products[order, None], upper=True)[:, 0]
-        q = torch.addmv(vector, changes.t(), self._rows(shares, order, vector), alpha=-1.0, out=out)
-        bends = _products(changes, q).double().cpu()[order]
+        shares = torch.linalg.solve_triangular(triangle, sign * products[order, None], upper=True)[:, 0]
+        q = long_rows.combine(changes, self._rows(-shares, order, vector), vector, beta=sign, out=out)
+        bends = long_rows.inner(changes, q)[order]
         right = curvature * shares - state["gamma"] * bends
         rest = torch.linalg.solve_triangular(triangle.t(), right[:, None], upper=False)[:, 0]
-        return q.addmv_(steps.t(), self._rows(rest, order, vector), beta=state["gamma"])
+        return long_rows.combine(steps, self._rows(rest, order, vector), q, beta=state["gamma"], out=q)
 
     def _order(self) -> list[int]:
         """The places of the pairs, oldest first."""
@@ -184,17 +190,12 @@ class PairMemory:
         y = state["changes"][newest]
         if products is not None and vector is not None:
             # Where y is much shorter than v, the difference would be rounding.
-            size, length = torch.stack([torch.linalg.vector_norm(vector), torch.linalg.vector_norm(y)]).tolist()
-            products = None if size > _CANCELLATION * length else products
+            length = math.sqrt(state["curvatures"][newest] / state["gamma"])
+            products = None if float(torch.linalg.vector_norm(vector)) > _CANCELLATION * length else products
         if products is None:
-            column = _products(state["steps"][:count], y).double().cpu()
+            column = long_rows.inner(state["steps"][:count], y)
         else:
             column = products - torch.tensor(state["products"][:count], dtype=torch.float64)
         state["overlaps"][:count, newest] = column
         state["overlaps"][newest, newest] = state["curvatures"][newest]
         state["complete"] = True
-
-
-def _products(rows: Tensor, vector: Tensor) -> Tensor:
-    """The inner products of long rows with a vector: on the CPU, torch's matrix product is twice as fast as its mv."""
-    return torch.mm(rows, vector[:, None])[:, 0]

@@ -77,6 +77,9 @@ class Searching(Optimizer):
     _resumed = False
     """Whether the running step goes on where the last one ended, on the same data."""
 
+    _tried: float | None = None
+    """The last trial of the running step's search with a gradient; it stands in the workspace."""
+
     # -- what a method says ----------------------------------------------------------------------------------------
 
     def _propose(self, objective: Objective, gradient: Tensor, out: Tensor) -> Tensor:
@@ -173,13 +176,16 @@ class Searching(Optimizer):
         gradient: Tensor,
         result: LineSearchResult,
     ) -> None:
-        target = torch.add(work["origin"], direction, alpha=result.step, out=work["trial"])
+        target = work["trial"]
+        if result.step != self._tried:
+            torch.add(work["origin"], direction, alpha=result.step, out=target)
         objective.commit(target)
         after = result.payload
         if after is None:
             # The search knew values only.
             result.value, after = objective.value_and_grad(target)
-        self._learn(objective, direction.mul_(result.step), torch.sub(after, gradient, out=work["change"]), result)
+        step = direction if result.step == 1.0 else direction.mul_(result.step)
+        self._learn(objective, step, torch.sub(after, gradient, out=work["change"]), result)
         self.memory["end"] = self._end(objective, target, result.value, after)
 
     def _end(self, objective: Objective, position: Tensor, value: float, gradient: Tensor) -> dict[str, Any] | None:
@@ -195,17 +201,15 @@ class Searching(Optimizer):
     def _begin(self, objective: Objective, work: dict[str, Tensor]) -> tuple[float, Tensor]:
         """Value and gradient where the model stands, from the last step if that ended here on the same data."""
         end = self.memory.get("end")
-        origin = work["origin"]
-        if end is not None and end["position"] is origin:
-            # The last step's end is compared with, so the parameters are read into the other buffer.
-            work["origin"], work["trial"] = work["trial"], origin
-            origin = work["origin"]
-        objective.space.read(origin)
-        if end is not None and end["key"] == objective.key and torch.equal(end["position"], origin):
+        if end is not None and end["key"] == objective.key and objective.space.stands_at(end["position"]):
+            if end["position"] is work["trial"]:
+                work["trial"] = work["origin"]
+            work["origin"] = end["position"]
             objective.resume(end["value"], end["gradient"])
             self._resumed = True
             return end["value"], end["gradient"]
         self.memory["end"], self._resumed = None, False
+        objective.space.read(work["origin"])
         return objective.value_and_grad()
 
     def _workspace(self, objective: Objective) -> dict[str, Tensor]:
@@ -245,11 +249,12 @@ class Searching(Optimizer):
         def values(step: float) -> float:
             return objective.value(torch.add(origin, direction, alpha=step, out=trial))
 
-        noise = 0.0
+        noise, self._tried = 0.0, None
 
         def slopes(step: float) -> tuple[float, float, Tensor]:
             nonlocal noise
             there, gradient = objective.value_and_grad(torch.add(origin, direction, alpha=step, out=trial))
+            self._tried = step
             bend = dot(gradient, direction)
             noise = max(noise, _unexplained(value, slope, step, there, bend))
             return there, bend, gradient
