@@ -15,6 +15,7 @@ from hybridopt.cli import console
 from hybridopt.cli.explain import explain
 from hybridopt.cli.progress import make_monitor, make_observer
 from hybridopt.core import ConfigError, HybridoptError
+from hybridopt.experiment.cluster import check_launcher
 from hybridopt.experiment.config import RunConfig, resolve
 from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.layout import STATUS
@@ -60,6 +61,7 @@ class Session:
             values = to_values(cfg, chosen_experiment(HydraConfig.get()))
             config = resolve({**values, "plugins": self.plugins})
             if config.launcher.name == "local":
+                check_launcher(config.launcher)
                 self._single(config)
             else:
                 self.sweep([values])
@@ -170,6 +172,7 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
     # Hydra makes a directory for every run and writes a file for every sweep; ours are made by the run itself.
     with tempfile.TemporaryDirectory(prefix="hybridopt-") as scratch:
         flags, overrides = _sorted_arguments(arguments)
+        _refuse_foreign_launchers(overrides)
         overrides += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}"]
         sys.argv = ["hybridopt run", *flags, *overrides]
         try:
@@ -188,6 +191,17 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
             else:
                 os.environ["HYDRA_FULL_ERROR"] = before_flag
     return 0
+
+
+def _refuse_foreign_launchers(overrides: Sequence[str]) -> None:
+    """Refuses Hydra's own choice of a launcher, which would start jobs that are neither checked nor recorded."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key == "hydra/launcher" and value != "local":
+            raise ConfigError(
+                f"Write launcher={value or 'local'} instead of {override}: there are launcher=local, submitit_slurm, "
+                "submitit_local and ray; options of the last three stand under launcher.options."
+            )
 
 
 _WITH_VALUE = (
