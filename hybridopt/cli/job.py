@@ -1,11 +1,13 @@
-"""``hybridopt job RUN_DIR``: one run in this process."""
+"""``hybridopt job RUN_DIR``: one run in this process, or several as lanes."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from hybridopt.cli import console
+from hybridopt.core.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,12 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_argument("directory", metavar="RUN_DIR", help="a run directory with a config.yaml")
+    parser.add_argument("directory", nargs="+", metavar="RUN_DIR", help="a run directory with a config.yaml")
     parser.add_argument("--device", help="overrides the config's, e.g. cuda:1")
     parser.add_argument("--timing", choices=["exclusive", "shared"], default="exclusive", help="recorded in the run")
     parser.add_argument(
         "--pause-at", type=float, metavar="COST", help="stop at this cost as interrupted, to go on later"
     )
+    parser.add_argument("--lanes", choices=["auto", "on"], help="do several runs at once, if that is faster or always")
+    parser.add_argument("--verdict", metavar="FILE", type=Path, help="where to write why lanes were used or not")
     parser.add_argument("--cores", help="CPU cores to pin the process to, e.g. 0,1")
 
 
@@ -32,11 +36,17 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
 
     Raises:
         StoreError: If the directory cannot be used.
+        ConfigError: If several directories are given without ``--lanes``.
     """
     pinned = None
     if options.cores and hasattr(os, "sched_setaffinity"):
         pinned = [int(core) for core in options.cores.split(",")]
         os.sched_setaffinity(0, pinned)  # before torch starts its threads
+    if options.lanes:
+        return _lanes(options, pinned)
+    if len(options.directory) > 1:
+        raise ConfigError("hybridopt job does one run; give several directories with --lanes auto or --lanes on.")
+    directory = options.directory[0]
     from hybridopt.core.errors import StoreError
     from hybridopt.experiment.job import run_job
     from hybridopt.experiment.jsonio import out_of_space
@@ -44,7 +54,7 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
 
     try:
         status = run_job(
-            options.directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
+            directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
         )
     except StoreError as error:
         if not out_of_space(error):
@@ -54,6 +64,26 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     if status["status"] == "interrupted":
         return 130
     if status["status"] != "done":
-        console.error(f"The run in {options.directory} ended as {status['status']}: {status['reason']}.")
+        console.error(f"The run in {directory} ended as {status['status']}: {status['reason']}.")
         return 1
     return 0
+
+
+def _lanes(options: argparse.Namespace, pinned: list[int] | None) -> int:
+    """Does several runs as lanes."""
+    from hybridopt.experiment.lanes_job import DECLINED, run_lanes
+
+    statuses = run_lanes(
+        [Path(directory) for directory in options.directory],
+        options.lanes,
+        verdict=options.verdict,
+        device=options.device,
+        pinned=pinned,
+        pause_at=options.pause_at,
+    )
+    if statuses is None:
+        return DECLINED
+    endings = {status["status"] for status in statuses.values()}
+    if "interrupted" in endings:
+        return 130
+    return 0 if endings == {"done"} else 1
