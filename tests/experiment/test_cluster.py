@@ -46,6 +46,7 @@ def undisturbed(out: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_submitit_local(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["optimizer=sgd,lbfgs", "budget.steps=10", "task.poison=kill", "task.after=15"]
     common += [f"task.antidote={tmp_path / 'antidote'}"]
