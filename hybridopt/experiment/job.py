@@ -159,6 +159,8 @@ def _train(
         status |= {**trainer.standing(), "status": "failed"}
         raise
     finally:
+        for known in [] if mirrored else store.read_rows():  # it went on at its very end: there was nothing to do
+            mirror.log(known)
         mirror.finish(status)
 
 
