@@ -23,7 +23,7 @@ _COMMANDS = {
     "tune": "search hyper-parameters, the same budget for every optimizer",
     "status": "how the runs below a directory stand",
     "report": "write report.html and report.md for the runs below a directory",
-    "export": "weights or the program of a run",
+    "export": "weights or the program of a run, or all runs to wandb",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
     "doctor": "what this machine has and what curvature costs on it; --optimizer: whether an optimizer keeps the rules",
     "job": "do the one run whose directory is given (what a sweep starts for each run)",

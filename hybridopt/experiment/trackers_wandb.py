@@ -43,7 +43,7 @@ class WandbTracker(Tracker):
         """Opens a wandb run in the run directory, with the run's id, and declares the axes."""
         self.open(directory, directory, config, run_id)
 
-    def open(self, where: Path, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
+    def open(self, where: Path, directory: Path, config: Mapping[str, Any], run_id: str) -> Path | None:
         """Opens a wandb run anywhere.
 
         Args:
@@ -51,6 +51,9 @@ class WandbTracker(Tracker):
             directory: The run directory, whose ``provenance.json`` knows the optimizer's family.
             config: The run's config.
             run_id: Identity of the run, which becomes its id there.
+
+        Returns:
+            The directory of the offline run; None online.
         """
         import wandb
 
@@ -63,7 +66,7 @@ class WandbTracker(Tracker):
             entity=self.config.entity,
             dir=str(where),
             id=run_id,
-            name=f"{names[0]}/{'+'.join([names[1], *escape])}/s{config['seed']}",
+            name=f"{names[0]}/{'+'.join([names[1], *escape])}/s{config.get('seed')}",
             group=config.get("experiment") or "runs",
             tags=list(dict.fromkeys(tag[:64] for tag in tags)),  # wandb refuses longer ones
             config=dict(config),
@@ -87,6 +90,7 @@ class WandbTracker(Tracker):
         self._run.define_metric("*", step_metric="gradient_equivalents")
         for name in ("train_loss", "validation_loss"):
             self._run.define_metric(name, step_metric="gradient_equivalents", summary="min")
+        return Path(self._run.dir).parent if self.config.mode == "offline" else None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Logs the numbers of a row under flat names; events as ``event/<name>``."""
