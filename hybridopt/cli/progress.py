@@ -68,6 +68,10 @@ class PlainMonitor(Monitor):
         """Says that a job has started."""
         console.line(f"started   {name}")
 
+    def note(self, text: str) -> None:
+        """Says it."""
+        console.line(text)
+
     def ended(self, outcome: Outcome) -> None:
         """Says how a job ended."""
         self._count += 1
@@ -96,6 +100,10 @@ class LiveMonitor(Monitor):
         """Adds a line."""
         self._running[directory] = name, time.monotonic()
         self._draw()
+
+    def note(self, text: str) -> None:
+        """Says it above the lines."""
+        self._console.print(text, markup=False)
 
     def ended(self, outcome: Outcome) -> None:
         """Takes the line away and says how the job ended."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import types
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping
 
 from hybridopt.core import CombinationError
 from hybridopt.experiment import jsonio
-from hybridopt.experiment.config import RunConfig, optimizer_class, to_plain
-from hybridopt.experiment.identity import run_id
+from hybridopt.experiment.config import Launcher, RunConfig, optimizer_class
 from hybridopt.optimizers.rules import Rule, declared
 
 FEWEST = 4
@@ -71,46 +70,51 @@ def lane_key(config: RunConfig) -> Hashable:
 
 
 def plan_lanes(
-    configs: Sequence[RunConfig], mode: str, processes: int
-) -> tuple[list[list[RunConfig]], dict[str, list[RunConfig]]]:
+    runs: Mapping[str, RunConfig], launcher: Launcher, processes: int
+) -> tuple[list[list[str]], dict[str, int]]:
     """Divides runs among processes in which they are lanes.
 
     Args:
-        configs: The runs to do.
-        mode: ``auto``: groups too small to gain anything are left to processes of their own; ``on``: none is.
+        runs: The runs to do, by any key.
+        launcher: Its `lanes` counts. ``off``: there are none; ``auto``: what cannot be a lane, and groups too small
+            to gain anything, are left to processes of their own; ``on``: nothing is.
         processes: Processes at the same time, among which a group is divided.
 
     Returns:
-        The runs of each process, and under each reason the runs that are to be done one by one.
+        The keys of each process's runs, and how many runs are to be done one by one for which reason.
 
     Raises:
-        CombinationError: If a run cannot be a lane and the mode is ``on``.
+        CombinationError: If a run cannot be a lane and ``launcher.lanes`` is ``on``.
     """
-    groups: dict[Hashable, list[RunConfig]] = {}
-    alone: dict[str, list[RunConfig]] = {}
-    for config in configs:
+    if launcher.lanes == "off":
+        return [], {}
+    groups: dict[Hashable, list[str]] = {}
+    alone: dict[str, int] = {}
+    for name, config in runs.items():
         try:
+            if launcher.name != "local":
+                raise CombinationError(f"launcher={launcher.name} does one run in a job")
             key = lane_key(config)
         except CombinationError as reason:
-            if mode == "on":
+            if launcher.lanes == "on":
                 raise CombinationError(
-                    f"launcher.lanes=on, but a run of {config.optimizer['name']} on {config.task['name']} (id "
-                    f"{run_id(to_plain(config))}) cannot share a process: {reason}. Use launcher.lanes=auto, "
-                    "which does such runs one by one."
+                    f"launcher.lanes=on, but {config.optimizer['name']} on {config.task['name']} cannot share a "
+                    f"process: {reason}. Use launcher.lanes=auto, which does such runs one by one."
                 ) from reason
-            alone.setdefault(str(reason), []).append(config)
+            alone[str(reason)] = alone.get(str(reason), 0) + 1
         else:
-            groups.setdefault(key, []).append(config)
-    shared = []
+            groups.setdefault(key, []).append(name)
+    shared: list[list[str]] = []
     for group in groups.values():
-        if len(group) < FEWEST and mode == "auto":
-            alone.setdefault(f"fewer than {FEWEST} runs have this task and method in common", []).extend(group)
-            continue
-        shared += _divide(group, processes)
+        if len(group) < FEWEST and launcher.lanes == "auto":
+            few = f"fewer than {FEWEST} of them have task, method and budget in common"
+            alone[few] = alone.get(few, 0) + len(group)
+        else:
+            shared += _divide(group, processes)
     return shared, alone
 
 
-def _divide(group: list[RunConfig], processes: int) -> list[list[RunConfig]]:
+def _divide(group: list[str], processes: int) -> list[list[str]]:
     """Parts of nearly equal size: one for each process if they stay worth it, more if they would be too large."""
     parts = max(min(processes, len(group) // FEWEST), -(-len(group) // MOST), 1)
     bounds = [round(index * len(group) / parts) for index in range(parts + 1)]

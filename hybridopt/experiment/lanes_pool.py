@@ -59,21 +59,20 @@ class LanePool:
         self._mode, self._time_limit, self._verdicts, self._monitor = mode, time_limit, verdicts, monitor
         self._running: list[_Group] = []
 
-    def run(self, groups: Sequence[Sequence[Job]]) -> tuple[list[Outcome], list[Job]]:
+    def run(self, groups: Sequence[Sequence[Job]]) -> list[Outcome]:
         """Does the groups, in order as slots become free.
 
         Args:
             groups: Jobs that may share a process.
 
         Returns:
-            How runs ended, and the jobs that were given back.
+            How the runs ended; those that were not done are missing.
 
         Raises:
             KeyboardInterrupt: On SIGINT or SIGTERM, after the running groups have saved themselves.
         """
         waiting = collections.deque(groups)
         outcomes: list[Outcome] = []
-        back: list[Job] = []
         with termination_interrupts():
             try:
                 while waiting or self._running:
@@ -81,17 +80,17 @@ class LanePool:
                         jobs = list(waiting.popleft())
                         try:
                             self._start(jobs, self._free[0])
-                        except OSError:  # no space for its log, no memory for its process: say so job by job
-                            back += jobs
+                        except OSError as error:  # no space for its log, no memory for its process
+                            self._monitor.note(f"{len(jobs)} runs one by one: lanes could not be started: {error}")
                         else:
                             del self._free[0]
-                    self._watch(outcomes, back)
+                    self._watch(outcomes)
                     self._monitor.tick()
                     time.sleep(_POLL)
             except BaseException:
                 self._stop_all()
                 raise
-        return outcomes, back
+        return outcomes
 
     def command(self, jobs: Sequence[Job], slot: Slot, verdict: Path) -> list[str]:
         """Returns the command line of a group.
@@ -126,7 +125,7 @@ class LanePool:
         self._running.append(_Group(jobs, slot, process, verdict, stamps, limit))
         self._monitor.started(f"{jobs[0].name} and {len(jobs) - 1} more in lanes", jobs[0].directory)
 
-    def _watch(self, outcomes: list[Outcome], back: list[Job]) -> None:
+    def _watch(self, outcomes: list[Outcome]) -> None:
         now = time.monotonic()
         for group in list(self._running):
             code = group.process.poll()
@@ -135,7 +134,6 @@ class LanePool:
                 self._free.append(group.slot)
                 if code == DECLINED:
                     self._monitor.note(f"{len(group.jobs)} runs one by one: {read_verdict(group.verdict)}")
-                    back += group.jobs
                 else:
                     limit = self._time_limit if group.stopped else None
                     for outcome in _settled(group, code, time_limit=limit):

@@ -51,6 +51,13 @@ class Monitor:
             directory: Its run directory.
         """
 
+    def note(self, text: str) -> None:
+        """Called to say something about the sweep as a whole.
+
+        Args:
+            text: One line, for people.
+        """
+
     def tick(self) -> None:
         """Called several times a second."""
 

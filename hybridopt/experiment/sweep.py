@@ -14,6 +14,8 @@ from hybridopt.experiment.cluster import Cluster, check_launcher
 from hybridopt.experiment.config import RunConfig, slot_count, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory
+from hybridopt.experiment.lanes_plan import plan_lanes
+from hybridopt.experiment.lanes_pool import LanePool
 from hybridopt.experiment.layout import PAUSED, STATUS, check_format, task_label, write_config
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
@@ -23,12 +25,15 @@ from hybridopt.experiment.rehearsal import rehearse
 CLUSTER_FILES = ".jobs"
 """Directory below a sweep's for what its cluster writes: submission files, pickles, logs."""
 
+LANES = "lanes"
+"""Directory below a sweep's for what was decided about doing runs in lanes, and why."""
+
 MANIFEST = "sweep.json"
 """File in a sweep's directory that lists its runs, also those that are not there yet."""
 
 
 def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float | None = None) -> list[Outcome]:
-    """Does every run that is not done yet, each in a fresh process.
+    """Does every run that is not done yet, each in a fresh process, or with ``launcher.lanes`` several in one.
 
     Done and diverged runs are kept, killed and interrupted ones go on from their checkpoints, failed ones are left
     unless ``retry=failed``. Every config is checked as far as possible before the first job starts, data included.
@@ -56,13 +61,14 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float
     todo = {key: config for key, config in runs.items() if key not in kept}
     check_launcher(configs[0].launcher)
     _check_all(list(todo.values()))
-    _write_manifest(runs, directories)
-    jobs = []
-    for key, config in todo.items():
-        write_config(directories[key], to_plain(config))
-        jobs.append(Job(directories[key], run_name(config), pause_at))
     slots = make_slots(list(todo.values()))
     launcher = configs[0].launcher
+    groups, alone = plan_lanes(todo, launcher, len(slots))
+    _write_manifest(runs, directories)
+    jobs = {}
+    for key, config in todo.items():
+        write_config(directories[key], to_plain(config))
+        jobs[key] = Job(directories[key], run_name(config), pause_at)
     queue: Pool | Cluster
     if launcher.name == "local":
         queue = Pool(slots, launcher.time_limit, monitor)
@@ -70,7 +76,15 @@ def run_sweep(configs: Sequence[RunConfig], monitor: Monitor, *, pause_at: float
         queue = Cluster(launcher, slots, sweep_directory(configs[0]).resolve() / CLUSTER_FILES, monitor)
     try:
         monitor.begin(len(jobs), list(kept.values()), len(jobs) if launcher.elsewhere else len(slots))
-        ended = queue.run(jobs)
+        for reason, count in alone.items():
+            monitor.note(f"{count} runs one by one: {reason}")
+        ended = []
+        if groups:
+            verdicts = sweep_directory(configs[0]).resolve() / LANES
+            lanes = LanePool(slots, launcher.lanes, launcher.time_limit, verdicts, monitor)
+            ended = lanes.run([[jobs[key] for key in group] for group in groups])
+        over = {outcome.directory for outcome in ended}
+        ended += queue.run([job for job in jobs.values() if job.directory not in over])
     finally:
         monitor.close()
     by_directory = {outcome.directory: outcome for outcome in [*kept.values(), *ended]}
