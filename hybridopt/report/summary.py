@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from hybridopt.experiment.identity import PLAIN, determining
 from hybridopt.report.facts import standing
 from hybridopt.report.ranking import targets_of, timing_of
 from hybridopt.report.text import DASH, count, number, plural
@@ -99,6 +100,8 @@ def options_of(run: Run) -> str:
     """Returns the options that a setting's run was made with, on one line."""
     sections = [("", run.config.get("optimizer")), ("escape ", run.config.get("escape"))]
     sections.append(("schedule ", run.config.get("schedule")))
+    chosen = determining(run.config)
+    sections += [(f"{kind} ", chosen.get(kind)) for kind in PLAIN]
     texts = []
     for prefix, section in sections:
         if not isinstance(section, dict):
