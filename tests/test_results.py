@@ -259,7 +259,7 @@ class TestFrames:
             return real(name, *arguments, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(builtins, "__import__", absent)
-        with pytest.raises(HybridoptError, match="pip install pandas"):
+        with pytest.raises(HybridoptError, match=r"hybridopt\[frames\]"):
             results.load(sweep).runs_frame()
 
 

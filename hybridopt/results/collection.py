@@ -153,7 +153,7 @@ def _pandas() -> Any:
         import pandas
     except ImportError as error:
         raise HybridoptError(
-            "Data frames need pandas, which is not installed: run `pip install pandas`, or use the plain "
+            "Data frames need pandas, which is not installed: pip install 'hybridopt[frames]', or use the plain "
             "records in Results.runs (Run.record(), Run.rows)."
         ) from error
     return pandas
