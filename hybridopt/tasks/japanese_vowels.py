@@ -26,8 +26,9 @@ class JapaneseVowels(Classification):
 
     Kudo, Toyama and Shimbo, "Multidimensional Curve Classification Using Passing-Through Regions", Pattern Recognition
     Letters 20 (1999). Sequences are padded to 29 frames with a mask, and the network is read out at each one's last
-    valid frame, so padding has no influence. A fifth of the published training set is held out for validation; the
-    published test set is the test set. The trivial loss is ln 9 = 2.197.
+    valid frame, so padding has no influence on the result. It is computed with, though, and in the ledger every
+    utterance is one sample whatever its length, for the steps and for the reference alike. A fifth of the published
+    training set is held out for validation; the published test set is the test set. The trivial loss is ln 9 = 2.197.
 
     Attributes:
         sources: Training and test file; a subclass may name others of the same format.

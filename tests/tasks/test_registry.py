@@ -11,9 +11,27 @@ from hybridopt.core import ConfigError, UnknownNameError
 NAMES = ["digits_cnn", "digits_rnn", "adding_rnn", "fashion_cnn", "mnist_autoencoder"]
 
 
+SHIPPED = [name for name in tasks.registry.names() if tasks.registry.get(name).__module__.startswith("hybridopt.")]
+CHEAP = ["adding_rnn", "curves_autoencoder", "digits_cnn", "digits_rnn", "memorization_rnn", "multiplication_rnn"]
+CHEAP += ["permutation_rnn", "residual_mlp", "temporal_order_rnn"]
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_the_trivial_loss_is_what_the_best_constant_gets(name):
+    task = tasks.create(name)
+    splits = task.splits(0)
+    assert task.reference_samples(splits) == len(splits.train)
+    assert task.trivial_loss(splits) == pytest.approx(tasks.Task.trivial_loss(task, splits), rel=1e-4)
+    trained = [target for target in task.targets if target.metric == "train_loss"]
+    assert all(target.value < task.trivial_loss(splits) for target in trained), "who has learned nothing is not there"
+
+
 def test_every_name_leads_to_a_complete_task():
-    assert set(NAMES) <= set(tasks.registry.names())
-    for name in NAMES:
+    assert set(NAMES) <= set(SHIPPED)
+    for name in SHIPPED:
+        if name == "saddle":  # all data are training data
+            assert [target.metric for target in tasks.create(name).targets] == ["train_loss"]
+            continue
         task = tasks.create(name)
         assert task.name == name, "the name on the class must be the registry's"
         assert task.summary
