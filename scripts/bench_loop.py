@@ -1,0 +1,109 @@
+"""What the training loop costs beside training: rows, limits, schedule, checkpoint, status.
+
+    python scripts/bench_loop.py [--optimizers adam,sgd,newton_cg] [--epochs 4] [--rounds 9] [--json FILE]
+
+The task digits_cnn, by turns in one process: a whole recorded run with its checkpoint at the end, and the same
+batches, optimizer steps and evaluations in a bare loop that records nothing. Both are built outside the clock.
+Prints the median of the neighbours' ratios, and that of a second bare loop, which shows the noise. The target is 3 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_common import machine, write_json
+
+from hybridopt.experiment.build import build
+from hybridopt.experiment.config import resolve, to_plain
+from hybridopt.experiment.evaluation import evaluate
+from hybridopt.experiment.loop import Trainer
+from hybridopt.experiment.store import RunStore
+from hybridopt.objective import Objective
+
+LIMIT = 1.03
+
+
+def configuration(optimizer: str, epochs: int, seed: int):
+    """Returns the config of a run on digits_cnn."""
+    budget = {"epochs": epochs}
+    return resolve({"task": "digits_cnn", "optimizer": optimizer, "budget": budget, "seed": seed, "device": "cpu"})
+
+
+def recorded(optimizer: str, epochs: int, seed: int) -> tuple[float, float]:
+    """Returns the seconds of a recorded run and its last training loss."""
+    config = configuration(optimizer, epochs, seed)
+    with tempfile.TemporaryDirectory() as directory, RunStore(Path(directory) / "run", to_plain(config)) as store:
+        trainer = Trainer(config, build(config), store)
+        # The summary of a finished run evaluates the best model on all splits: that is evaluation, not bookkeeping.
+        trainer.best.summary = lambda parts: {}
+        before = time.perf_counter()
+        trainer.run()
+        return time.perf_counter() - before, trainer.latest["train_loss"]
+
+
+def bare(optimizer: str, epochs: int, seed: int) -> tuple[float, float]:
+    """Returns the seconds of the same training with nothing recorded, and its last training loss."""
+    config = configuration(optimizer, epochs, seed)
+    parts = build(config)
+    before = time.perf_counter()
+    parts.model.train()
+    inputs, targets, key = parts.batches.batch(0)
+    objective = Objective(parts.model, parts.task.loss, inputs, targets, key=key)
+    per_epoch = parts.data.steps_per_epoch
+    train = _losses(parts)
+    step = 0
+    while parts.data.epochs(step) < epochs:
+        objective = parts.data.draw(objective, step)
+        parts.optimizer.step(objective)
+        step += 1
+        if step % per_epoch == 0:
+            train = _losses(parts)
+    return time.perf_counter() - before, train
+
+
+def _losses(parts) -> float:
+    with parts.optimizer.evaluation():
+        train = evaluate(parts.model, parts.task, parts.splits.train)["loss"]
+        evaluate(parts.model, parts.task, parts.splits.validation)
+    return train
+
+
+def main() -> int:
+    """Runs the benchmark and prints its table; returns 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimizers", default="adam,sgd,newton_cg")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    print(f"{machine()}\nthe bare loop = 1; 'again' is a second bare one\n")
+    print(f"{'optimizer':12} {'bare s':>7} {'again':>6} {'recorded':>8}")
+    rows, missed = [], 0
+    for name in options.optimizers.split(","):
+        ratios: dict[str, list[float]] = {"again": [], "recorded": []}
+        seconds = []
+        for round_ in range(options.rounds + 1):
+            base, loss = bare(name, options.epochs, round_)
+            again, _ = bare(name, options.epochs, round_)
+            run, same = recorded(name, options.epochs, round_)
+            if loss != same:
+                raise SystemExit(f"{name}: the bare loop ends at {loss}, the run at {same}; they did not do the same.")
+            if round_:  # the first round warms up
+                seconds.append(base)
+                ratios["again"].append(again / base)
+                ratios["recorded"].append(run / base)
+        ratio = {who: statistics.median(values) for who, values in ratios.items()}
+        print(f"{name:12} {statistics.median(seconds):7.2f} {ratio['again']:6.3f} {ratio['recorded']:8.3f}", flush=True)
+        missed += ratio["recorded"] > LIMIT
+        rows.append({"optimizer": name, "seconds": statistics.median(seconds), **ratio})
+    write_json(options.json, {"benchmark": "loop", "epochs": options.epochs, "rows": rows})
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
