@@ -1,6 +1,6 @@
 """What the training loop costs beside training: rows, limits, schedule, checkpoint, status.
 
-    python scripts/bench_loop.py [--optimizers adam,sgd,newton_cg] [--epochs 4] [--rounds 9] [--json FILE]
+    python scripts/bench_loop.py [--optimizers adam,sgd,newton_cg] [--epochs 10] [--rounds 9] [--json FILE]
 
 The task digits_cnn, by turns in one process: a whole recorded run with its checkpoint at the end, and the same
 batches, optimizer steps and evaluations in a bare loop that records nothing. Both are built outside the clock.
@@ -77,7 +77,7 @@ def main() -> int:
     """Runs the benchmark and prints its table; returns 1 when the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", default="adam,sgd,newton_cg")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json")
     options = parser.parse_args()

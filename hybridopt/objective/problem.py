@@ -25,9 +25,13 @@ class Problem:
         model: The module.
         loss_fn: What is applied to its outputs, or None when it returns the loss.
         ledger: Where costs are entered.
+
+    Raises:
+        ObjectiveError: If the model is one of several replicas.
     """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor] | None, ledger: Ledger) -> None:
+        _refuse_replicas(model)
         self.model = model
         self.loss_fn = loss_fn
         self.ledger = ledger
@@ -91,6 +95,25 @@ class Problem:
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             loss = _as_scalar(loss)
         return loss, outputs
+
+
+def _refuse_replicas(model: nn.Module) -> None:
+    """Refuses DistributedDataParallel over several processes, whose replicas would silently drift apart.
+
+    Its hooks average gradients in ``backward()`` only; here they are taken by ``torch.autograd.grad``.
+
+    Args:
+        model: The module.
+
+    Raises:
+        ObjectiveError: If it is one of several replicas.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel) and model.process_group.size() > 1:
+        raise ObjectiveError(
+            "DistributedDataParallel averages gradients in backward() only, which optimizers here do not call, so the "
+            "replicas would drift apart. Give the objective model.module in a single process (in_micro_batches for "
+            "large batches), or run one process per experiment: hybridopt run -m."
+        )
 
 
 def differentiate(loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
