@@ -136,20 +136,6 @@ class Stack:
             self._norms = torch.linalg.vector_norm(self.gradient, dim=1).tolist()
         return self._norms[lane]
 
-    def outputs(self, inputs: Tensor, lanes: Tensor) -> Tensor:
-        """Returns what the models of some lanes answer in evaluation mode, without a graph.
-
-        Args:
-            inputs: Shape (lanes, samples, ...).
-            lanes: Places in `lanes`, int64.
-        """
-        self.base.eval()
-        try:
-            with torch.no_grad():
-                return torch.vmap(self._forward)(self._split(self.flat[lanes]), inputs)
-        finally:
-            self.base.train()
-
     # -- lanes come and go -----------------------------------------------------------------------------------------
 
     def take_over(self, lane: int, steps: int) -> None:
@@ -218,12 +204,9 @@ class Stack:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _forward(self, parts: Sequence[Tensor], inputs: Tensor) -> Tensor:
-        with self.slots.hold(parts):
-            return self.base(inputs)
-
     def _loss(self, parts: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._task.loss(self._forward(parts, inputs), targets)
+        with self.slots.hold(parts):
+            return self._task.loss(self.base(inputs), targets)
 
     def _clip(self) -> None:
         """Bounds the gradients as `torch.nn.utils` does, each lane's by its own options."""
