@@ -194,10 +194,10 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
 
 
 def _refuse_foreign_launchers(overrides: Sequence[str]) -> None:
-    """Refuses Hydra's own choice of a launcher, which would start jobs that are neither checked nor recorded."""
+    """Refuses Hydra's own cluster launchers, which would start jobs that nothing here queues, limits or cancels."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key == "hydra/launcher" and value != "local":
+        if key == "hydra/launcher" and value not in ("local", "basic"):  # basic: in this process, to debug
             raise ConfigError(
                 f"Write launcher={value or 'local'} instead of {override}: there are launcher=local, submitit_slurm, "
                 "submitit_local and ray; options of the last three stand under launcher.options."
