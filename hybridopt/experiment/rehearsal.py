@@ -50,7 +50,7 @@ def rehearse(config: RunConfig, data: Split) -> None:
             if math.isfinite(Objective(model, task.loss, inputs, targets).value()):
                 names = f"task={config.task['name']} optimizer={config.optimizer['name']}"
                 raise type(refusal)(f"{names}: {refusal}") from refusal
-        except Exception:
+        except Exception:  # the budget is used, or it takes the whole task to go wrong: the job will tell
             return
 
 

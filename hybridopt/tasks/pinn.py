@@ -285,9 +285,10 @@ class PINNWave(DirichletPINN):
 
     name = "pinn_wave"
     summary = "physics-informed network: wave, beta = 5 (Rathore et al. 2024)"
-    # On seed 0 in float64, full batch: switch from adam (lr=1e-3) at step 1,000 to ssbroyden (max_dimension=6000),
-    # evaluated every 100 epochs, reaches both by cost 3,234 (0.384 and 0.0151) and ends its 4,000 at 0.363 and 0.0121.
-    targets = (Target("validation_l2re", 0.4, "min"), Target("train_loss", 0.02, "min"))
+    # Hard, and no setting is known yet that reaches these. On seed 0 in float64, full batch: switch from adam
+    # (lr=1e-3) at step 1,000 to ssbroyden (max_dimension=6000) is at 0.384 and 0.0151 at cost 3,234, and at 0.363 and
+    # 0.0121 at 4,000.
+    targets = (Target("validation_l2re", 0.3, "min"), Target("train_loss", 1e-2, "min"))
     length = 1.0
     published = 5.0
     initial_speed = True
