@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from hybridopt.experiment.clock import PHASES
 from hybridopt.experiment.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def save(trainer: Trainer) -> None:
         {
             "step": trainer.step,
             "seconds": trainer.clock.seconds,
+            "phases": trainer.clock.phases,
             "model": parts.model.state_dict(),
             "optimizer": parts.optimizer.state_dict(),
             "schedule": parts.schedule.state_dict(),
@@ -49,7 +52,8 @@ def restore(trainer: Trainer) -> bool:
     if state is None:
         return False
     trainer.step = state["step"]
-    trainer.clock.seconds = state["seconds"]
+    # Checkpoints from before there were phases say nothing of those beside training: unknown they stay.
+    trainer.clock.add(state.get("phases") or {**dict.fromkeys(PHASES, math.nan), "training": state["seconds"]})
     parts.model.load_state_dict(state["model"])
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.schedule.load_state_dict(state["schedule"])

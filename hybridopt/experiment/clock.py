@@ -1,61 +1,87 @@
-"""The clock of a run: training time only."""
+"""The clock of a run: where its time goes, phase by phase."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
+PHASES = ("startup", "training", "evaluation", "recording", "checkpoints")
+"""What a run's time is spent on: start-up (imports, data, model, tracker, going back to a checkpoint), training
+(batches, optimizer steps, schedule and limits), evaluation (losses, metrics, diagnostics, at the end the test set),
+recording (rows, trackers, what is shown), and checkpoints with exports."""
+
 
 class Clock:
-    """Counts the seconds between `start` and `stop`, waiting for the device at both ends.
+    """Counts seconds by phase, one phase at a time, waiting for the device at every change.
 
     Kernels on a GPU run on after the call that queued them, so a clock that does not wait counts evaluation as
-    training or training as evaluation.
+    training or training as evaluation. A phase inside another stops the outer one: no second is counted twice. Time
+    outside of all phases is not counted.
 
     Args:
         device: Where the run computes.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._before = 0.0
-        self._since: float | None = None
+        self._waits = device if device.type == "cuda" else None
+        self._counted = dict.fromkeys(PHASES, 0.0)
+        self._phase: str | None = None
+        self._since = 0.0
 
     def start(self) -> None:
-        """Lets the clock run."""
-        self._synchronize()
-        self._since = time.perf_counter()
+        """Begins to count training."""
+        self._turn_to("training")
 
     def stop(self) -> None:
-        """Stops the clock once the device has done what is queued."""
-        self._synchronize()
-        self._before, self._since = self.seconds, None
-
-    @property
-    def seconds(self) -> float:
-        """The reading; while the clock runs, it does not wait for the device. A resumed run sets it."""
-        if self._since is None:
-            return self._before
-        return self._before + time.perf_counter() - self._since
-
-    @seconds.setter
-    def seconds(self, value: float) -> None:
-        self._before = value
-        if self._since is not None:
-            self._since = time.perf_counter()
+        """Stops counting once the device has done what is queued."""
+        self._turn_to(None)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Context in which the clock stands still."""
-        self.stop()
+    def phase(self, name: str) -> Iterator[None]:
+        """Context whose time counts as a phase; the one before it stands still meanwhile.
+
+        Args:
+            name: One of `PHASES`.
+        """
+        before = self._turn_to(name)
         try:
             yield
         finally:
-            self.start()
+            self._turn_to(before)
 
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+    @property
+    def seconds(self) -> float:
+        """Seconds of training; while they are counted, this does not wait for the device."""
+        counted = self._counted["training"]
+        return counted + time.perf_counter() - self._since if self._phase == "training" else counted
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of every phase in the order of `PHASES`, that of the moment included."""
+        found = dict(self._counted)
+        if self._phase is not None:
+            found[self._phase] += time.perf_counter() - self._since
+        return found
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Counts time that this clock has not seen: that before it was made, or of the run's process before this one.
+
+        Args:
+            seconds: By phase; NaN where it is not known, which it then stays.
+        """
+        for name, amount in seconds.items():
+            self._counted[name] += amount
+
+    def _turn_to(self, phase: str | None) -> str | None:
+        """Counts the present phase and begins another; returns the one before."""
+        if self._waits is not None:
+            torch.cuda.synchronize(self._waits)
+        now = time.perf_counter()
+        before = self._phase
+        if before is not None:
+            self._counted[before] += now - self._since
+        self._phase, self._since = phase, now
+        return before

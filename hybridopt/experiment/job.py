@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def run_job(
     built: Experiment | None = None,
     observer: Callable[[dict[str, Any]], None] = lambda row: None,
     pause_at: float | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Does a run, or goes on with one, and returns its final status.
 
@@ -68,12 +70,14 @@ def run_job(
         built: The run's parts if they are built already; then nothing is written before they could be.
         observer: Called with every row once it is recorded.
         pause_at: Cost in gradient-equivalents at which to stop as interrupted, to go on later.
+        began: Reading of `time.perf_counter` when the work on this run began; None: now.
 
     Raises:
         KeyboardInterrupt: On a second SIGINT, in the middle of a step.
         HybridoptError: If the run cannot be done as it is configured, or its directory cannot be used.
         Exception: What else the run died of.
     """
+    began = time.perf_counter() if began is None else began
     if config is None:
         values = read_config(directory)
         for plugin in values.get("plugins") or []:
@@ -87,7 +91,8 @@ def run_job(
         try:
             torch.set_num_threads(config.threads or 1)
             parts = built or build(config, device)
-            _train(config, parts, store, status, {"timing": timing, "pinned_cores": pinned}, stop, observer, pause_at)
+            circumstances = {"timing": timing, "pinned_cores": pinned}
+            _train(config, parts, store, status, circumstances, stop, observer, pause_at, began)
         except KeyboardInterrupt:
             status |= {"status": "interrupted", "reason": "interrupted in the middle of a step"}
             _end(store, status)
@@ -129,6 +134,7 @@ def _train(
     stop: StopSignal,
     observer: Callable[[dict[str, Any]], None],
     pause_at: float | None,
+    began: float,
 ) -> None:
     """Trains; keeps `status` up to date however it ends."""
     threads = torch.get_num_threads()
@@ -151,17 +157,21 @@ def _train(
         observer(row)
 
     trainer = Trainer(config, parts, store, stop=stop, observer=see, pause_at=pause_at)
+    trainer.clock.add({"startup": time.perf_counter() - began})
     try:
         status |= trainer.run()
         if status["status"] == "done":
-            status |= export_at_end(config, trainer)
+            with trainer.clock.phase("checkpoints"):
+                status |= export_at_end(config, trainer)
     except BaseException:
         status |= {**trainer.standing(), "status": "failed"}
         raise
     finally:
-        for known in [] if mirrored else store.read_rows():  # it went on at its very end: there was nothing to do
-            mirror.log(known)
-        mirror.finish(status)
+        with trainer.clock.phase("recording"):
+            for known in [] if mirrored else store.read_rows():  # it went on at its very end: there was nothing to do
+                mirror.log(known)
+            mirror.finish(status)
+        status["phases"] = trainer.clock.phases
 
 
 def _end(store: RunStore, status: dict[str, Any]) -> dict[str, Any]:

@@ -7,37 +7,29 @@ run, a lane may end when it likes, and one that was interrupted goes on in lanes
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hybridopt.experiment.clock import Clock
 from hybridopt.experiment.lanes_stack import MOST_BYTES, NotShareable, Stack
 from hybridopt.experiment.loop import Trainer
 from hybridopt.experiment.randomness import seed_everything
 from hybridopt.optimizers.report import Report
 
 
-class LaneClock:
-    """The clock of a lane: it is told what its share of the common steps was."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
+class LaneClock(Clock):
+    """The clock of a lane: it is told what its share of the common steps was, and counts the other phases itself."""
 
     def start(self) -> None:
         """Does nothing."""
 
     def stop(self) -> None:
         """Does nothing."""
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Does nothing."""
-        yield
 
 
 class LaneTrainer(Trainer):
@@ -50,7 +42,7 @@ class LaneTrainer(Trainer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.clock = LaneClock()  # type: ignore[assignment]
+        self.clock = LaneClock(self.parts.device)
         self.stack: Stack | None = None
         self.failed: BaseException | None = None
 
@@ -133,7 +125,7 @@ class Lanes:
             torch.cuda.synchronize(self.stack.flat.device)
         share = (time.perf_counter() - started) / len(self.trainers)
         for place, trainer in enumerate(self.trainers):
-            trainer.clock.seconds += share
+            trainer.clock.add({"training": share})
             trainer.objective.ledger.pay("gradient", trainer.parts.batches.size)
             trainer.parts.optimizer.report = Report(
                 loss=functools.partial(self.stack.loss, place), grad_norm=functools.partial(self.stack.norm, place)

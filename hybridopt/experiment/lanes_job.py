@@ -60,7 +60,7 @@ def run_lanes(
         HybridoptError: If a run's directory or its config cannot be used.
         Exception: What else all the lanes died of.
     """
-    before = time.process_time()
+    began, before = time.perf_counter(), time.process_time()
     work = _Work(mode, verdict, device, pinned, pause_at)
     with contextlib.ExitStack() as files, StopSignal() as stop:
         for directory in directories:
@@ -76,7 +76,7 @@ def run_lanes(
             return None
         if not work.worth_it(stack, before):
             return None
-        work.train(stack)
+        work.train(stack, began)
     return work.statuses
 
 
@@ -142,11 +142,14 @@ class _Work:
         for store in self.stores:
             self._failed(store, error, {})
 
-    def train(self, stack: Stack) -> None:
-        """Trains; every run gets its status, however that ends."""
+    def train(self, stack: Stack, began: float) -> None:
+        """Trains; every run gets its status, however that ends, and its share of the start-up."""
         self._begin()
         try:
             self._write_provenance()
+            share = (time.perf_counter() - began) / len(self.trainers)
+            for trainer in self.trainers:
+                trainer.clock.add({"startup": share})
             Lanes(self.trainers, stack, self._ended).run()
         except BaseException as error:
             for trainer in self.trainers:

@@ -25,8 +25,9 @@ MINI_LOG_EVERY = 10
 class Trainer:
     """Trains one model with one optimizer until its budget is used, and records it.
 
-    The clock runs during optimizer steps only. Rows, checkpoints and evaluations never change what is computed, and
-    a run that goes on from a checkpoint computes what an undisturbed one does.
+    Seconds of training are counted during optimizer steps only, the clock's other phases beside them. Rows, checkpoints
+    and evaluations never change what is computed, and a run that goes on from a checkpoint computes what an undisturbed
+    one does.
 
     Args:
         config: The run's config.
@@ -59,6 +60,7 @@ class Trainer:
         self.reference = parts.task.reference_samples(parts.splits)
         inputs, targets, key = parts.batches.batch(0)
         self.objective = Objective(parts.model, parts.task.loss, inputs, targets, key=key)
+        self._limits = [(name, limit) for name, limit in parts.limits.items() if limit is not None]
         per_epoch = parts.data.steps_per_epoch
         self.eval_steps = max(1, round(config.eval_every * per_epoch))
         self.log_steps = config.log_every or (MINI_LOG_EVERY if per_epoch >= MINI_LOG_EVERY else 1)
@@ -88,7 +90,9 @@ class Trainer:
     def begin(self) -> tuple[str, str] | None:
         """Goes to the newest checkpoint, or evaluates the start; returns status and reason if nothing is to be done."""
         self.parts.model.train()
-        if not restore(self):
+        with self.clock.phase("startup"):
+            resumed = restore(self)
+        if not resumed:
             self.evaluate()
         self.saved = time.monotonic()
         return self.over()
@@ -102,7 +106,7 @@ class Trainer:
         eval_due = self.step % self.eval_steps == 0 or (ending is not None and ending[0] == "done")
         save_due = time.monotonic() - self.saved > self.config.checkpoint_every
         if log_due or eval_due or save_due:
-            with self.clock.paused():
+            with self.clock.phase("recording"):
                 if log_due:
                     ending = self.log_step() or ending
                 if eval_due and not (ending is not None and ending[0] == "diverged"):
@@ -114,16 +118,15 @@ class Trainer:
 
     def save(self) -> None:
         """Stores the complete state of the run as its newest checkpoint."""
-        save(self)
+        with self.clock.phase("checkpoints"):
+            save(self)
 
     def over(self) -> tuple[str, str] | None:
         """Returns status and reason if the run is at its end, else None."""
-        place = self.place()
-        for name, axis in LIMITS.items():
-            limit = self.parts.limits[name]
-            if limit is not None and place[axis] >= limit:
+        for name, limit in self._limits:  # most runs have one
+            if METERS[name](self) >= limit:
                 return "done", f"budget.{name}={limit:g} is used"
-        if self.pause_at is not None and place["gradient_equivalents"] >= self.pause_at:
+        if self.pause_at is not None and METERS["gradient_equivalents"](self) >= self.pause_at:
             return "interrupted", f"{PAUSED} gradient_equivalents={self.pause_at:g}"
         reason = self.stop()
         return None if reason is None else ("interrupted", reason)
@@ -132,9 +135,9 @@ class Trainer:
         """Returns where the run stands, on all axes."""
         return {
             "step": self.step,
-            "epoch": self.parts.data.epochs(self.step),
-            "gradient_equivalents": self.objective.ledger.gradient_equivalents(self.reference),
-            "seconds": self.clock.seconds,
+            "epoch": METERS["epochs"](self),
+            "gradient_equivalents": METERS["gradient_equivalents"](self),
+            "seconds": METERS["seconds"](self),
         }
 
     def record(self, kind: str, **values: Any) -> dict[str, Any]:
@@ -145,15 +148,18 @@ class Trainer:
             **values: What the row says beside its place.
         """
         row = {"type": kind, **self.place(), **values}
-        self.store.append(row)
-        self.observer(row)
+        with self.clock.phase("recording"):
+            self.store.append(row)
+            self.observer(row)
         return row
 
     def log_step(self) -> tuple[str, str] | None:
         """Records the step just done and its events; a loss that is not finite ends the run."""
-        report, place = self.parts.optimizer.report, self.place()
-        for event in report.events:
-            self.record("event", **{key: value for key, value in event.items() if key not in place})
+        report = self.parts.optimizer.report
+        if report.events:
+            place = self.place()
+            for event in report.events:
+                self.record("event", **{key: value for key, value in event.items() if key not in place})
         values = report.as_dict()
         loss = float(values.pop("loss"))
         rate = self.parts.optimizer.param_groups[0].get("lr", math.nan)
@@ -164,6 +170,10 @@ class Trainer:
         """Records losses and metrics; returns status and reason if they end the run."""
         if self.latest.get("step") == self.step:
             return None
+        with self.clock.phase("evaluation"):
+            return self._evaluate()
+
+    def _evaluate(self) -> tuple[str, str] | None:
         task, splits, model = self.parts.task, self.parts.splits, self.parts.model
         diagnosed = self.diagnose()
         with self.parts.optimizer.evaluation():
@@ -207,7 +217,7 @@ class Trainer:
         if status != "diverged":
             self.save()
         if status == "done":
-            with self.parts.optimizer.evaluation():
+            with self.clock.phase("evaluation"), self.parts.optimizer.evaluation():
                 summary |= self.best.summary(self.parts)
         return {**self.standing(), "status": status, "reason": reason, "summary": summary, "error": None}
 
@@ -217,14 +227,15 @@ class Trainer:
         return {
             "steps": place["step"],
             **{key: place[key] for key in ("epoch", "gradient_equivalents", "seconds")},
+            "phases": self.clock.phases,
             "targets": self.targets.entries,
         }
 
 
-LIMITS = {
-    "steps": "step",
-    "epochs": "epoch",
-    "gradient_equivalents": "gradient_equivalents",
-    "seconds": "seconds",
+METERS: dict[str, Callable[[Trainer], float]] = {
+    "steps": lambda trainer: trainer.step,
+    "epochs": lambda trainer: trainer.parts.data.epochs(trainer.step),
+    "gradient_equivalents": lambda trainer: trainer.objective.ledger.gradient_equivalents(trainer.reference),
+    "seconds": lambda trainer: trainer.clock.seconds,
 }
-"""Limits of a budget, and the axis on which each is met."""
+"""Limits of a budget, and what each is met by: only those that are set are read after every step."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,3 +49,17 @@ def skip_compiler_import() -> None:
         function = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if function is not None and not hasattr(function, "__dynamo_disable"):
             setattr(function, "__dynamo_disable", function)
+
+
+def process_began() -> float:
+    """Returns the reading of `time.perf_counter` when this process began, to some hundredths of a second.
+
+    Where the system does not tell (it is asked as Linux answers), it is that of this call.
+    """
+    now = time.perf_counter()
+    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
+        with open("/proc/self/stat", encoding="utf-8") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # the name in parentheses may hold anything
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return now - max(0.0, age)
+    return now

@@ -142,10 +142,12 @@ def test_bad_parts_are_refused_before_anything_is_trained() -> None:
         build(config(schedule="cosine", budget={"seconds": 1}))
 
 
-def run_until(directory: Path, values: Any, stop_at: int | None) -> tuple[dict[str, Any], loop.Trainer]:
+def run_until(directory: Path, values: Any, stop_at: int | None, **options: Any) -> tuple[dict[str, Any], loop.Trainer]:
     """Does a run, asked to stop after some steps."""
     with RunStore(directory, to_plain(values)) as store:
-        trainer = loop.Trainer(values, build(values), store)
+        began = time.perf_counter()
+        trainer = loop.Trainer(values, build(values), store, **options)
+        trainer.clock.add({"startup": time.perf_counter() - began})
         trainer.stop = lambda: "test" if stop_at is not None and trainer.step >= stop_at else None
         return trainer.run(), trainer
 
