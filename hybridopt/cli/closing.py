@@ -9,8 +9,8 @@ from typing import Any
 
 from hybridopt.cli import console
 from hybridopt.core import HybridoptError
+from hybridopt.experiment.ending import KILLED
 from hybridopt.experiment.monitor import Outcome
-from hybridopt.experiment.pool import KILLED
 
 _FIXES = {
     "diverged": "Lower the learning rate (optimizer.lr=...), or clip the gradient (optimizer.clip_norm=1).",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hybridopt.cli.directory import add_directory
 from hybridopt.core.errors import StoreError
 
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--out", metavar="FILE", type=Path, help="where to write (default: in RUN_DIR)")
     wandb = "the runs below a directory in Weights & Biases, rebuilt from their records"
     command = kinds.add_parser("wandb", help=wandb, description=wandb[0].upper() + wandb[1:] + ".")
-    command.add_argument("directory", metavar="DIR", type=Path, help="a directory with runs below it")
+    add_directory(command)
     command.add_argument("--out", metavar="DIR", type=Path, help="where offline runs go (default: DIR)")
     command.add_argument("--online", action="store_true", help="send them now; else later by wandb sync")
     command.add_argument("--project", help="project name (default: as configured, else hybridopt)")

@@ -48,9 +48,9 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
         raise ConfigError("hybridopt job does one run; give several directories with --lanes auto or --lanes on.")
     directory = options.directory[0]
     from hybridopt.core.errors import StoreError
+    from hybridopt.experiment.ending import UNWRITTEN
     from hybridopt.experiment.job import run_job
     from hybridopt.experiment.jsonio import out_of_space
-    from hybridopt.experiment.pool import UNWRITTEN
 
     try:
         status = run_job(

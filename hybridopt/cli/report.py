@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hybridopt.core.errors import StoreError
+from hybridopt.cli.directory import add_directory, given_directory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a directory with runs below it")
+    add_directory(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR itself)")
     parser.add_argument(
         "--figures", metavar="FORMATS", help="write the figures for papers too: svg,pdf,png (some of them)"
@@ -32,13 +32,12 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Raises:
         StoreError: If there is no such directory.
     """
-    if not options.directory.is_dir():
-        raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
+    directory = given_directory(options)
     from hybridopt.cli import console
     from hybridopt.report import write_report
 
     formats = [] if options.figures is None else options.figures.split(",")
-    paths = write_report(options.directory, options.out, figures=formats, latex=options.latex)
+    paths = write_report(directory, options.out, figures=formats, latex=options.latex)
     console.line(f"report: {paths.html}")
     if paths.latex:
         console.line(f"tables: {paths.latex}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridopt.cli import console
+from hybridopt.cli.directory import add_directory, given_directory
 from hybridopt.core.errors import StoreError
 
 MANIFEST = "sweep.json"
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a directory with runs below it")
+    add_directory(parser)
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds until all have ended")
 
 
@@ -39,13 +40,12 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Raises:
         StoreError: If there is no such directory.
     """
-    if not options.directory.is_dir():
-        raise StoreError(f"There is no directory {options.directory}. Give the one that a run or a sweep printed.")
+    directory = given_directory(options)
     seen = time.monotonic()
     while True:
         if options.watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[2J\x1b[H")
-        counts = show(options.directory)
+        counts = show(directory)
         now = time.monotonic()
         if counts["running"]:
             seen = now

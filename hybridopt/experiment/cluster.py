@@ -22,9 +22,11 @@ from typing import Any
 
 from hybridopt.core import ConfigError, suggest
 from hybridopt.experiment.config import Launcher
+from hybridopt.experiment.ending import settle, status_stamp
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import GRACE, Job, Slot, job_environment, settle, status_stamp, termination_interrupts
+from hybridopt.experiment.processes import GRACE, job_environment, termination_interrupts
 from hybridopt.experiment.remote import RemoteJob, do
+from hybridopt.experiment.slots import Job, Slot
 
 _POLL = 0.2
 _CANCELLED = "its job was cancelled with the launcher"

@@ -10,20 +10,13 @@ from typing import Any
 
 from hybridopt.core.errors import ConfigError
 from hybridopt.experiment.jsonio import to_plain
+from hybridopt.experiment.parts import KINDS, UNSEEN
 
 FORMAT = 1
 """Version of the run directory's layout and of what enters `run_id`; another one is another run."""
 
 IDENTITY = (
-    "task",
-    "optimizer",
-    "escape",
-    "schedule",
-    "data",
-    "initialization",
-    "augmentation",
-    "precision",
-    "stopping",
+    *(kind for kind in KINDS if kind not in UNSEEN),
     "budget",
     "seed",
     "dtype",

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from hybridopt.core import ConfigError, HybridoptError, Registry, make_config, to_dict
 
-KINDS = (
-    "task",
-    "optimizer",
-    "escape",
-    "schedule",
-    "data",
-    "initialization",
-    "augmentation",
-    "precision",
-    "stopping",
-    "tracker",
-)
+_REGISTRIES = {
+    "task": "hybridopt.tasks",
+    "optimizer": "hybridopt.optimizers",
+    "escape": "hybridopt.escape",
+    "schedule": "hybridopt.experiment.schedules",
+    "data": "hybridopt.data",
+    "initialization": "hybridopt.experiment.initialization",
+    "augmentation": "hybridopt.experiment.augmentation",
+    "precision": "hybridopt.experiment.precision",
+    "stopping": "hybridopt.experiment.stopping",
+    "tracker": "hybridopt.experiment.trackers",
+}
+"""The module of each kind's registry."""
+
+KINDS = tuple(_REGISTRIES)
 """Config groups whose options come from a registry."""
+
+UNSEEN = ("tracker",)
+"""Those of `KINDS` that change no number of a run; all others are part of its identity."""
 
 EXTERNAL = "external"
 """The optimizer name under which any importable class runs: ``optimizer=external optimizer.cls=torch:AdamW``."""
@@ -40,28 +47,9 @@ def registry(kind: str) -> Registry:
     Raises:
         ConfigError: If it is none of them.
     """
-    if kind == "task":
-        from hybridopt.tasks import registry as found
-    elif kind == "optimizer":
-        from hybridopt.optimizers import registry as found
-    elif kind == "escape":
-        from hybridopt.escape import registry as found
-    elif kind == "schedule":
-        from hybridopt.experiment.schedules import registry as found
-    elif kind == "data":
-        from hybridopt.data import registry as found
-    elif kind == "initialization":
-        from hybridopt.experiment.initialization import registry as found
-    elif kind == "augmentation":
-        from hybridopt.experiment.augmentation import registry as found
-    elif kind == "precision":
-        from hybridopt.experiment.precision import registry as found
-    elif kind == "stopping":
-        from hybridopt.experiment.stopping import registry as found
-    elif kind == "tracker":
-        from hybridopt.experiment.trackers import registry as found
-    else:
+    if kind not in _REGISTRIES:
         raise ConfigError(f"There is no kind of part {kind!r}. Known: {', '.join(KINDS)}.")
+    found: Registry = importlib.import_module(_REGISTRIES[kind]).registry
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.layout import STATUS
 from hybridopt.experiment.monitor import Monitor
-from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.pool import Pool
+from hybridopt.experiment.slots import Job, Slot
 
 
 @dataclasses.dataclass(frozen=True)

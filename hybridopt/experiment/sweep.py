@@ -19,8 +19,9 @@ from hybridopt.experiment.lanes_pool import LanePool
 from hybridopt.experiment.layout import PAUSED, STATUS, check_format, task_label, write_config
 from hybridopt.experiment.lock import lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.pool import Pool
 from hybridopt.experiment.rehearsal import rehearse
+from hybridopt.experiment.slots import Job, Slot
 
 CLUSTER_FILES = ".jobs"
 """Directory below a sweep's for what its cluster writes: submission files, pickles, logs."""

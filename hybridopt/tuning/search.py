@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hybridopt.core import ConfigError, HybridoptError
+from hybridopt.experiment.ending import KILLED
 from hybridopt.experiment.layout import PAUSED
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import KILLED
 from hybridopt.experiment.sweep import run_sweep
 from hybridopt.tuning.study import Study, Trial
 

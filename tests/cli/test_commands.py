@@ -29,9 +29,11 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         "found = {'torch', 'hydra', 'omegaconf', 'wandb', 'rich', 'numpy'} & set(sys.modules)\n"
         "sys.exit(code or ' '.join(sorted(found)) or 0)"
     )
-    from hybridopt.experiment import pool
+    from hybridopt.experiment import processes
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=pool.job_environment(1))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=processes.job_environment(1)
+    )
     assert done.stderr == ""
     for command in ("run", "status", "report", "list", "doctor", "job"):
         assert f"\n    {command} " in done.stdout

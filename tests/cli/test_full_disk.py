@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from hybridopt.cli import main
-from hybridopt.experiment import pool as pools
+from hybridopt.experiment import processes
+from hybridopt.experiment.ending import UNWRITTEN, settle
 from hybridopt.experiment.jsonio import read_json, read_rows
 from hybridopt.experiment.layout import write_config
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.pool import Pool
+from hybridopt.experiment.slots import Job, Slot
 from tests.experiment import tiny
 
 COMMAND = ["run", "-m", "--plugin", str(Path(tiny.__file__).resolve()), "task=tiny", "task.samples=24", "seed=0,1"]
@@ -62,7 +64,7 @@ def test_a_job_that_cannot_be_started_does_not_end_the_queue(tmp_path: Path, mon
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(12, os.strerror(12))
 
-    monkeypatch.setattr(pools.subprocess, "Popen", refuse)
+    monkeypatch.setattr(processes.subprocess, "Popen", refuse)
     write_config(tmp_path / "a", {"task": {"name": "t"}})
     ended: list[Outcome] = []
     monitor = Monitor()
@@ -84,7 +86,7 @@ def test_a_full_disk_is_an_interruption(tmp_path: Path, monkeypatch: pytest.Monk
     write = os.write
     monkeypatch.setattr(os, "write", full)
     write_config(tmp_path, to_plain(resolve({"task": "tiny", "optimizer": "lbfgs", "device": "cpu", "threads": 1})))
-    assert main(["job", str(tmp_path)]) == pools.UNWRITTEN
+    assert main(["job", str(tmp_path)]) == UNWRITTEN
     status = read_json(tmp_path / "status.json")
     assert status["status"] == "interrupted"
     assert "Free some space" in status["reason"]
@@ -92,6 +94,6 @@ def test_a_full_disk_is_an_interruption(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_job_that_cannot_write_goes_on_later(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    outcome = pools.settle(Job(tmp_path / "a", "a"), pools.UNWRITTEN)
+    outcome = settle(Job(tmp_path / "a", "a"), UNWRITTEN)
     assert outcome.status == "interrupted"
     assert (read_json(tmp_path / "a" / "status.json") or {}).get("status") in (None, "interrupted")

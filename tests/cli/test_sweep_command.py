@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hybridopt.cli import main
-from hybridopt.experiment import pool
+from hybridopt.experiment import processes
 from hybridopt.experiment.jsonio import read_json, read_rows
 from tests.experiment import tiny
 
@@ -79,7 +79,7 @@ def test_a_killed_launcher_leaves_no_job_behind_and_can_be_started_again(tmp_pat
     ]
     command += ["task.after=0", f"task.antidote={tmp_path / 'antidote'}", "optimizer=lbfgs", "seed=0"]
     command += ["budget.steps=60", "out=out", "checkpoint_every=1e-6"]
-    environment = pool.job_environment(1)
+    environment = processes.job_environment(1)
     with open(tmp_path / "log", "wb") as log:
         launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 60

@@ -6,8 +6,9 @@ import pytest
 
 from hybridopt.core import ConfigError, DeviceError, UnknownNameError
 from hybridopt.experiment import config as configs
+from hybridopt.experiment import parts
 from hybridopt.experiment.config import resolve, to_plain
-from hybridopt.experiment.identity import run_id
+from hybridopt.experiment.identity import IDENTITY, PLAIN, run_id
 
 
 def test_defaults_are_filled_in() -> None:
@@ -85,3 +86,11 @@ def test_threads_do_not_depend_on_being_in_a_sweep(monkeypatch: pytest.MonkeyPat
     assert resolve({}).threads == 2
     assert resolve({"launcher": {"slots": 4}}).threads == 4
     assert resolve({"threads": 5}).threads == 5
+
+
+def test_every_part_is_in_a_runs_identity_and_a_late_one_has_a_default_that_is_not() -> None:
+    plain = to_plain(resolve({"device": "cpu"}))
+    assert {*parts.KINDS} <= {*plain}
+    assert {*parts.KINDS} - {*IDENTITY} == {"tracker"}
+    late = {kind for kind in parts.KINDS if kind in IDENTITY} - {"task", "optimizer", "escape", "schedule"}
+    assert {kind: plain[kind] for kind in late} == {kind: {"name": PLAIN[kind]} for kind in late}

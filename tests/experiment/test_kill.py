@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hybridopt.experiment import pool
+from hybridopt.experiment import processes
 from hybridopt.experiment.config import resolve, to_plain
 from hybridopt.experiment.job import run_job
 from hybridopt.experiment.jsonio import read_json, read_rows
@@ -41,7 +41,7 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hybridopt", "job", str(directory)]
     with open(directory / "stdout", "ab") as log:
         return subprocess.Popen(
-            command, env=pool.job_environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log
+            command, env=processes.job_environment(1) | {"HYBRIDOPT_LAUNCHER_PID": ""}, stdout=log, stderr=log
         )
 
 

@@ -18,7 +18,7 @@ from hybridopt.experiment.lanes_job import DECLINED
 from hybridopt.experiment.lanes_plan import FEWEST, MOST, plan_lanes
 from hybridopt.experiment.lanes_pool import LanePool
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Slot
+from hybridopt.experiment.slots import Job, Slot
 from tests.experiment import smooth, test_sweep
 
 

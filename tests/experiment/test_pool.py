@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridopt.experiment import pool as pools
+from hybridopt.experiment import processes
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.layout import write_config
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.pool import Pool
+from hybridopt.experiment.slots import Job, Slot
 
 CONFIG = {
     "task": {"name": "t"},
@@ -93,7 +94,7 @@ def test_the_status_of_an_earlier_attempt_is_not_taken_for_this_one(tmp_path: Pa
 
 
 def test_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "GRACE", 0.5)
+    monkeypatch.setattr(processes, "GRACE", 0.5)
     outcomes = do(
         tmp_path,
         {
@@ -155,7 +156,7 @@ def test_timing_says_whether_jobs_shared_the_machine(tmp_path: Path) -> None:
 
 
 def test_jobs_find_this_package_from_anywhere(tmp_path: Path) -> None:
-    environment = pools.job_environment(threads=3)
+    environment = processes.job_environment(threads=3)
     assert environment["OMP_NUM_THREADS"] == "3"
     code = "import hybridopt, sys; sys.stdout.write(hybridopt.__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -15,7 +15,7 @@ from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.layout import read_config
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Slot
+from hybridopt.experiment.slots import Job, Slot
 from hybridopt.experiment.store import RunStore
 from tests.experiment import tiny  # noqa: F401 (registers the task)
 

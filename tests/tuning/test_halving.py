@@ -14,7 +14,8 @@ from hybridopt.experiment.config import resolve
 from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.monitor import Monitor, Outcome
-from hybridopt.experiment.pool import Job, Pool, Slot
+from hybridopt.experiment.pool import Pool
+from hybridopt.experiment.slots import Job, Slot
 from hybridopt.tuning import Settings, Study, search
 from tests.experiment import tiny  # noqa: F401 (registers the task)
 
