@@ -6,6 +6,7 @@ product will be taken on, they are replaced one by one, inside that forward only
 - recurrent layers: our own twice-differentiable layers (`recurrent`); where those cannot serve, torch's with cuDNN
   off, since cuDNN has no double backward;
 - convolutions: our own, whose second derivatives cost half (`convolution`);
+- SiLU and Mish: our own, whose graph keeps two tensors instead of five (`activation`);
 - scaled dot-product attention: the MATH backend, since the fused ones have no double backward;
 - weight normalization: written out, since `torch._weight_norm` has a wrong double backward (torch 2.13).
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from hybridopt.objective import convolution, recurrent
+from hybridopt.objective import activation, convolution, recurrent
 from hybridopt.objective.demand import Demand
 
 _CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
@@ -63,6 +64,8 @@ class _TwiceDifferentiable(TorchFunctionMode):
             return self._watched(func(*args, **(kwargs or {})))
         if not kwargs and convolution.supports(name, args):
             return convolution.convolution(name, args, self.demand)
+        if activation.supports(name, args, kwargs or {}):
+            return activation.activation(name, args[0], self.demand)
         return func(*args, **(kwargs or {}))
 
     def _watched(self, result: Any) -> Any:
