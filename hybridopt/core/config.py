@@ -115,11 +115,14 @@ def check(config: ConfigT, *, owner: str = "") -> ConfigT:
         config: An instance of a config dataclass.
         owner: Who the options belong to, for the error message; the class's name when empty.
 
+    A config that has a method ``validate(owner)`` is asked by it as well, once every value is known to be right by
+    itself: there it refuses values that do not go together.
+
     Returns:
         The same instance.
 
     Raises:
-        ConfigError: If a value has the wrong type or is out of range.
+        ConfigError: If a value has the wrong type or is out of range, or values do not go together.
     """
     owner = owner or type(config).__qualname__
     hints = typing.get_type_hints(type(config))
@@ -134,6 +137,8 @@ def check(config: ConfigT, *, owner: str = "") -> ConfigT:
         value = _coerce(value, hints[field.name], label, field.metadata.get("help", ""))
         object.__setattr__(config, field.name, value)
         _check_range(value, field.metadata, label)
+    if callable(validate := getattr(config, "validate", None)):
+        validate(owner)
     return config
 
 

@@ -18,7 +18,7 @@ from hybridopt.globalization.polyak import polyak_rate
 from hybridopt.globalization.search import LineSearchResult, LineSearchStatus
 from hybridopt.globalization.stochastic_armijo import StochasticArmijo
 from hybridopt.globalization.strong_wolfe import strong_wolfe
-from hybridopt.globalization.trust_region import TrustRegion
+from hybridopt.globalization.trust_region import TrustRegion, check_radius
 
 __all__ = [
     "AdaptiveCubic",
@@ -29,6 +29,7 @@ __all__ = [
     "StochasticArmijo",
     "TrustRegion",
     "armijo",
+    "check_radius",
     "curvilinear",
     "first_step",
     "hager_zhang",

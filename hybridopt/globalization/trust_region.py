@@ -102,3 +102,18 @@ class TrustRegion:
         elif ratio > self.eta2 and at_boundary:
             radius = self.grow * radius
         return min(max(radius, self.min_radius), self.max_radius)
+
+
+def check_radius(radius: float, max_radius: float, owner: str) -> None:
+    """Refuses a first trust radius beyond the largest one, which would silently be cut.
+
+    Args:
+        radius: The first one.
+        max_radius: The largest one.
+        owner: Whose options, for the message.
+
+    Raises:
+        ConfigError: If the first one is larger.
+    """
+    if radius > max_radius:
+        raise ConfigError(f"{owner}: the first radius {radius:g} is beyond max_radius={max_radius:g}; raise that.")

@@ -44,6 +44,24 @@ class SwitchConfig(Until):
     stages: list[Any] = option([], help="instead: mappings with name, options and until, any number of them")
     hand_over: bool = option(True, help="hand over running means of gradients where both members have them")
 
+    def validate(self, owner: str) -> None:
+        """Refuses stages beside what they stand for, which would be passed over without a word.
+
+        Args:
+            owner: Whose options, for the message.
+
+        Raises:
+            ConfigError: If there are both.
+        """
+        usual = SwitchConfig()
+        others = [f.name for f in fields(self) if f.name not in ("stages", "hand_over")]
+        given = [name for name in others if getattr(self, name) != getattr(usual, name)]
+        if self.stages and given:
+            raise ConfigError(
+                f"{owner}: stages say all by themselves; leave out {', '.join(given)}, or write them into the stages "
+                "(name, options, until)."
+            )
+
 
 @dataclass(frozen=True)
 class Stage:

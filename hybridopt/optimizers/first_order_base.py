@@ -43,6 +43,15 @@ class FirstOrderConfig(RateConfig):
 
     foreach: bool | None = option(None, help="torch's multi-tensor implementation; null: torch chooses")
 
+    def validate(self, owner: str) -> None:
+        """Refuses betas that are not two numbers, which torch would meet in its first step only.
+
+        Args:
+            owner: Whose options, for the message.
+        """
+        if hasattr(self, "betas"):
+            check_betas(self.betas, owner)
+
 
 @dataclass
 class FusedConfig(FirstOrderConfig):
@@ -69,6 +78,7 @@ class FirstOrder(TorchStep):
     """
 
     Config = FirstOrderConfig
+    state_elementwise = True
     constant: ClassVar[dict[str, Any]] = {}
     """Arguments of the torch class that this method fixes."""
     own_options: ClassVar[tuple[str, ...]] = ("clip_norm", "clip_value")

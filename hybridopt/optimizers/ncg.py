@@ -45,6 +45,11 @@ class NCGConfig(SearchingConfig):
     c2: float | None = option(None, gt=0, lt=1, help="constant of the curvature condition; null: that of the search")
     max_evaluations: int = option(50, ge=1, help="most trials of the line search")
 
+    def constants(self) -> tuple[float, float]:
+        """Returns c1 and c2, those that are usual with the search where they are None."""
+        usual = (0.1, 0.9) if self.line_search == "hager_zhang" else (1e-4, 0.1)
+        return usual[0] if self.c1 is None else self.c1, usual[1] if self.c2 is None else self.c2
+
 
 class NCG(Searching):
     """Nonlinear conjugate gradients, by default CG_DESCENT (Hager and Zhang 2005, 2006).
@@ -78,17 +83,11 @@ class NCG(Searching):
                 f"NCG: beta={config.beta!r} relies on the curvature condition, which line_search='armijo' does not "
                 "ensure. Use line_search='hager_zhang', or beta='polak_ribiere'."
             )
-        if config.beta == "fletcher_reeves" and (config.line_search != "strong_wolfe" or self._constants()[1] >= 0.5):
+        if config.beta == "fletcher_reeves" and (config.line_search != "strong_wolfe" or config.constants()[1] >= 0.5):
             raise CombinationError(
                 "NCG: Fletcher and Reeves's direction descends only after a strong Wolfe search with c2 < 0.5. Use "
                 "line_search='strong_wolfe' and c2=0.1, or beta='hager_zhang'."
             )
-
-    def _constants(self) -> tuple[float, float]:
-        """c1 and c2 of the search."""
-        config = self.config
-        usual = (0.1, 0.9) if config.line_search == "hager_zhang" else (1e-4, 0.1)
-        return usual[0] if config.c1 is None else config.c1, usual[1] if config.c2 is None else config.c2
 
     def _propose(self, objective: Objective, gradient: Tensor, out: Tensor) -> Tensor:
         last, rate = self.memory.get("last"), self.rate(objective)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridopt.core import CombinationError, option
+from hybridopt.core import CombinationError, ConfigError, option
 from hybridopt.globalization import (
     LineSearchResult,
     NonmonotoneReference,
@@ -51,6 +51,25 @@ class SearchingConfig:
     c1: float = option(1e-4, gt=0, lt=1, help="constant of sufficient decrease")
     c2: float = option(0.9, gt=0, lt=1, help="constant of the curvature condition")
     max_evaluations: int = option(25, ge=1, help="most trials of the line search")
+
+    def validate(self, owner: str) -> None:
+        """Refuses constants that no step can meet, before a search does in the first step.
+
+        Args:
+            owner: Whose options, for the message.
+
+        Raises:
+            ConfigError: If c1 is not below c2, or too large for the search.
+        """
+        c1, c2 = self.constants()
+        if self.line_search in CURVATURE_SEARCHES and not c1 < c2:
+            raise ConfigError(f"{owner}: c1 must be below c2, not {c1:g} and {c2:g}; 1e-4 and 0.9 are usual.")
+        if self.line_search == "hager_zhang" and not c1 < 0.5:
+            raise ConfigError(f"{owner}: line_search='hager_zhang' needs c1 below 0.5, not {c1:g}; 0.1 is usual.")
+
+    def constants(self) -> tuple[float, float]:
+        """Returns c1 and c2 of the search."""
+        return self.c1, self.c2
 
 
 class Searching(Optimizer):
@@ -112,10 +131,6 @@ class Searching(Optimizer):
     def _scale_known(self) -> bool:
         """Whether the direction has a length of its own; if not, the first trial is short."""
         return True
-
-    def _constants(self) -> tuple[float, float]:
-        """Returns c1 and c2 of the search."""
-        return self.config.c1, self.config.c2
 
     def _directed(self, objective: Objective, direction: Tensor) -> tuple[float, Tensor]:
         """Returns the first trial length and the direction under the groups' rates."""
@@ -238,7 +253,7 @@ class Searching(Optimizer):
         """Searches along the direction."""
         config = self.config
         origin, trial = work["origin"], work["trial"]
-        c1, c2 = self._constants()
+        c1, c2 = self.config.constants()
         common: dict[str, Any] = {
             "step0": step0,
             "c1": c1,

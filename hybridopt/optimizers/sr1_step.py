@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion, noise_floor
+from hybridopt.globalization import TrustRegion, check_radius, noise_floor
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
@@ -38,6 +38,14 @@ class SR1Config:
     eta: float = option(1e-4, ge=0, lt=0.1, help="a step is accepted when the ratio exceeds this")
     tolerance: float = option(1e-8, gt=0, lt=1, help="updates that would divide by less are skipped")
     max_trials: int = option(10, ge=1, help="radii tried in one step until one is accepted")
+
+    def validate(self, owner: str) -> None:
+        """Refuses a first radius beyond the largest one.
+
+        Args:
+            owner: Whose options, for the message.
+        """
+        check_radius(self.radius, self.max_radius, owner)
 
 
 class TrustSR1(Optimizer):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion
+from hybridopt.globalization import TrustRegion, check_radius
 from hybridopt.linalg import KrylovResult, KrylovSpace, gltr
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
 
@@ -25,6 +25,14 @@ class TrustGLTRConfig(KrylovModelConfig):
     radius: float = option(1.0, gt=0, search=("log", 1e-2, 10.0), help="first trust radius")
     max_radius: float = option(1e10, gt=0, help="largest trust radius")
     eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")
+
+    def validate(self, owner: str) -> None:
+        """Refuses a first radius beyond the largest one.
+
+        Args:
+            owner: Whose options, for the message.
+        """
+        check_radius(self.radius, self.max_radius, owner)
 
 
 class TrustGLTR(KrylovModelMethod):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion, noise_floor
+from hybridopt.globalization import TrustRegion, check_radius, noise_floor
 from hybridopt.linalg import steihaug
 from hybridopt.linalg.operator import SymmetricOperator
 from hybridopt.objective import Objective
@@ -40,6 +40,14 @@ class TrustNewtonCGConfig(NewtonConfig):
     forcing: float = option(0.5, gt=0, lt=1, help="largest relative residual of the inner solve")
     max_trials: int = option(10, ge=1, help="radii tried in one step until one is accepted")
     kept_products: int = option(10, ge=0, help="products that a smaller radius need not take again")
+
+    def validate(self, owner: str) -> None:
+        """Refuses a first radius beyond the largest one.
+
+        Args:
+            owner: Whose options, for the message.
+        """
+        check_radius(self.radius, self.max_radius, owner)
 
 
 class TrustNewtonCG(Optimizer):

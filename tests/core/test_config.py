@@ -210,6 +210,25 @@ def test_check_finds_what_the_constructor_let_through():
         check(Config(search=Search(shrink=2.0)))
 
 
+def test_values_that_do_not_go_together():
+    @dataclasses.dataclass
+    class Range:
+        low: float = option(0.0)
+        high: float = option(1.0)
+
+        def validate(self, owner):
+            if self.low >= self.high:
+                raise ConfigError(f"{owner}: low must be below high.")
+
+    assert make_config(Range, {"low": "5e-1"}).low == 0.5
+    with pytest.raises(ConfigError, match="Range: low must be below high"):
+        make_config(Range, {"low": 1})
+    with pytest.raises(ConfigError, match="part: low"):
+        check(Range(high=-1.0), owner="part")
+    with pytest.raises(ConfigError, match=r"Range\.low must be of type float"):
+        make_config(Range, {"low": "wide"})
+
+
 def test_frozen_configs():
     @dataclasses.dataclass(frozen=True)
     class Frozen:
