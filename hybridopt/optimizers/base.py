@@ -15,6 +15,7 @@ from hybridopt.core import CombinationError, ConfigError, ObjectiveError, check,
 from hybridopt.escape.base import Escape, resolve_escape
 from hybridopt.objective import Objective
 from hybridopt.optimizers.report import Report, norm
+from hybridopt.optimizers.saved_state import STAMP, check_state, stamp
 
 MEMORY = "memory"
 """Key in `Optimizer.state` of all that a method remembers beside torch's per-parameter state.
@@ -43,6 +44,12 @@ class Stepping:
     descends: ClassVar[bool] = True
     """Whether the steps head for lower values. What an escape gains from a method that is drawn to any stationary
     point would be lost again, so the two are refused together."""
+
+    state_layout: ClassVar[tuple[str, ...]] = ()
+    """Options that shape what the method remembers: a state saved with others of them is refused."""
+
+    state_elementwise: ClassVar[bool] = False
+    """Whether every tensor that is remembered under a parameter has its shape, or that of its rows or columns."""
 
     memory_key: str = MEMORY
     """Where in `state` the method's memory is; a hybrid gives each of its members another."""
@@ -133,13 +140,22 @@ class Stepping:
         """What the method remembers between steps: plain tensors, numbers, text, and lists or dicts of them."""
         return self.state[self.memory_key]  # type: ignore[attr-defined]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state as torch does, and in ``made_by`` what it has to fit: method, options, parameters."""
+        return {**super().state_dict(), STAMP: stamp(self)}  # type: ignore[misc]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved state, cloned, and moved to the device of the parameters.
 
         Args:
             state_dict: What `state_dict` returned, possibly through `torch.save` and
-                ``torch.load(weights_only=True)``.
+                ``torch.load(weights_only=True)``; torch's own classes also take what bare torch saved.
+
+        Raises:
+            ConfigError: If another method saved it, or it was saved for other parameters, or with other options that
+                shape it; the optimizer then stays as it is.
         """
+        check_state(self, state_dict)
         super().load_state_dict(state_dict)  # type: ignore[misc]
         device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))  # type: ignore[attr-defined]
         for key, value in list(self.state.items()):  # type: ignore[attr-defined]

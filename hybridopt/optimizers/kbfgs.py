@@ -81,6 +81,7 @@ class KBFGS(Optimizer):
     """
 
     Config = KBFGSConfig
+    state_layout = ("output",)
     family = "structured"
     batch = "large"
     summary = "BFGS inverses for both sides of every layer (Goldfarb et al. 2020)"

@@ -26,6 +26,7 @@ class MultiTensor(FirstOrder, torch.optim.Optimizer):
     """
 
     torch_class = torch.optim.Optimizer
+    state_elementwise = False
 
     def _construct(self, params: Iterable[Any], arguments: dict[str, Any]) -> None:
         torch.optim.Optimizer.__init__(self, params, arguments)

@@ -74,6 +74,7 @@ class Shampoo(MatrixStep):
     """
 
     Config = ShampooConfig
+    state_layout = ("block_size", "large", "kernels")
     summary = "Kronecker factors of the gradients' second moment (Gupta et al. 2018)"
     least_dimensions = 1
 

@@ -61,6 +61,7 @@ class SOAP(MatrixStep):
     """
 
     Config = SOAPConfig
+    state_layout = ("kernels",)
     summary = "Adam in the eigenbasis of Shampoo (Vyas et al. 2024)"
     least_dimensions = 1
 

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hybridopt.core import ConfigError
+from hybridopt.factory import create
 from hybridopt.objective import Objective
-from hybridopt.testing.outcome import conformance, only_if, require
+from hybridopt.testing.outcome import Failure, conformance, only_if, require
 from hybridopt.testing.problems import Training, run, training
 from hybridopt.testing.states import assert_same_state, flat_state, same
 from hybridopt.testing.subject import Subject
@@ -77,6 +79,41 @@ def a_loaded_state_is_its_own(subject: Subject) -> None:
     require(not shared, f"shared with the state that was loaded: {shared[:3]}")
     run(twin, other, range(2), full=True)
     assert_same_state(saved["state"], before)
+
+
+def _other_shapes() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+@conformance("state")
+def a_state_that_does_not_fit(subject: Subject) -> None:
+    """Of another method, another model, other groups, or none at all: a sentence that says so; nothing changes."""
+    problem, other = training(), training(_other_shapes)
+    optimizer = subject.create(problem.model.parameters())
+    run(optimizer, problem, range(3), full=True)
+    before = copy.deepcopy(optimizer.state_dict())
+    model = subject.create(other.model.parameters())
+    run(model, other, range(2), full=True)
+    part = subject.create(training().model[0].parameters())
+    peer = create("adam" if type(optimizer).__name__ != "Adam" else "sgd", training().model.parameters())
+    states: list[tuple[str, Any, str]] = [
+        ("of another method", peer.state_dict(), type(peer).__name__),
+        ("of a model with other shapes", model.state_dict(), "(6, 4)"),
+        ("of fewer parameters", part.state_dict(), "2"),
+        ("of a model instead of an optimizer", problem.model.state_dict(), "param_groups"),
+    ]
+    for what, state, words in states:
+        try:
+            optimizer.load_state_dict(state)
+        except ConfigError as error:
+            told = words in str(error) and "\n" not in str(error)
+            require(told, f"the message at a state {what} does not say {words!r} in one line: {error}")
+        except Exception as error:
+            raise Failure(f"a state {what}: {type(error).__name__} instead of a ConfigError: {error}") from error
+        else:
+            raise Failure(f"a state {what} is taken")
+        assert_same_state(optimizer.state_dict(), before)
+    run(optimizer, problem, range(1), full=True)
 
 
 def _importable(subject: Subject) -> bool:
@@ -203,6 +240,7 @@ CHECKS = (
     resumes_to_the_last_bit_on_mini_batches,
     resumes_to_the_last_bit_on_one_function,
     a_loaded_state_is_its_own,
+    a_state_that_does_not_fit,
     survives_deepcopy,
     survives_pickle,
     repeats_under_a_seed,

@@ -86,6 +86,17 @@ class Shares(Fine):
         self.memory["velocity"] = state_dict["state"]["memory"]["velocity"]
 
 
+class LoadsAnything(Fine):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        torch.optim.Optimizer.load_state_dict(self, state_dict)
+
+
+class LoadsHalf(Fine):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.memory["velocity"] = torch.zeros(1)
+        super().load_state_dict(state_dict)
+
+
 class Draws(Fine):
     def move(self, objective: ho.Objective, velocity: Tensor) -> None:
         super().move(objective, velocity + 1e-3 * torch.randn_like(velocity))
@@ -308,6 +319,8 @@ MISTAKES: list[tuple[type, str]] = [
     (Forgets, "resumes to the last bit on one function"),
     (RemembersAFunction, "resumes to the last bit on one function"),
     (Shares, "a loaded state is its own"),
+    (LoadsAnything, "a state that does not fit"),
+    (LoadsHalf, "a state that does not fit"),
     (Forgets, "survives deepcopy"),
     (RemembersAFunction, "survives pickle"),
     (Draws, "repeats under a seed"),
