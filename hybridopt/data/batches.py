@@ -115,8 +115,10 @@ class Batches:
         Args:
             index: Their places, int64.
         """
-        index = index.to(self._data.inputs.device)
-        return self._data.inputs[index], self._data.targets[index]
+        inputs, targets = self._data.inputs, self._data.targets
+        index = index.to(inputs.device)
+        taken = inputs.index_select(0, index)
+        return taken, taken if targets is inputs else targets.index_select(0, index)
 
     def batch(self, step: int) -> tuple[Any, Any, str]:
         """Returns inputs, targets and a key of the batch of a step; equal keys are equal data.

@@ -51,12 +51,15 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be stored as JSON")
 
 
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=lambda value: _plain_or_fail(value))
+
+
 def dumps(value: Any) -> str:
     """Returns strict JSON on one line; non-finite numbers become "NaN", "Infinity", "-Infinity"."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_plain_or_fail)
+        return _encoder.encode(value)
     except ValueError:  # a NaN or an infinity: rare, so only then is the value walked through
-        return json.dumps(_named(to_plain(value)), allow_nan=False, separators=(",", ":"))
+        return _encoder.encode(_named(to_plain(value)))
 
 
 def loads(text: str | bytes) -> Any:
@@ -115,21 +118,37 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes | memoryview) -
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    view = memoryview(data.encode() if isinstance(data, str) else data)
     with writing(path):
+        write_synced(temporary, data)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            try:
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
             os.replace(temporary, path)
         finally:  # after the rename there is nothing left to remove
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            _remove(temporary)
         sync_directory(path.parent)
+
+
+def write_synced(path: str | os.PathLike[str], data: str | bytes | memoryview) -> None:
+    """Writes a file through to the disk; what cannot be written whole is removed.
+
+    Args:
+        path: The file, which nobody reads yet.
+        data: Its whole content; text is encoded as UTF-8.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    view = memoryview(data.encode() if isinstance(data, str) else data)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        _remove(Path(path))
+        raise
 
 
 def sync_directory(directory: str | os.PathLike[str]) -> None:
@@ -182,6 +201,11 @@ def out_of_space(error: BaseException) -> bool:
         error: Any.
     """
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _plain_or_fail(value: Any) -> Any:

@@ -176,8 +176,10 @@ class RunStore:
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Stores the state to go on from, together with the present length of the history.
 
-        The file appears whole or not at all, and the one before it is kept. The first one of a process is
-        read back at once, so a state that cannot be loaded is an error now and not after a kill.
+        The file appears whole or not at all, and the one before it is kept: rows and content are on the disk before
+        it gets its name. That the name lasts through a power cut is left to the file system's next commit (some
+        seconds) or the next status, since all that could be lost is the step from the checkpoint before. The first
+        one of a process is read back at once, so a state that cannot be loaded is an error now and not after a kill.
 
         Args:
             state: Tensors, numbers, strings, and lists and dicts of those: what `weights_only=True` loads.
@@ -212,11 +214,10 @@ class RunStore:
         fresh = self.directory / f".{CHECKPOINT}.new"
         with jsonio.writing(newest):
             os.fsync(self._history)  # no checkpoint may outlive the rows that it counts
-            jsonio.write_atomic(fresh, buffer.getbuffer())
+            jsonio.write_synced(fresh, buffer.getbuffer())
             if newest.exists():
                 os.replace(newest, previous)
             os.replace(fresh, newest)
-        jsonio.sync_directory(self.directory)
 
     def write_provenance(self, facts: Mapping[str, Any]) -> None:
         """Records where the numbers come from: the first time as it is, later as an entry of "resumed".
