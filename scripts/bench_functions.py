@@ -2,10 +2,12 @@
 
     python scripts/bench_functions.py [--methods newton_cg,scipy:BFGS] [--starts 1,10] [--verbose] [--json FILE]
 
-Every method, ours, SciPy's, pytorch-minimize's and torch's, has its default options, the same starts and the same
-budget in gradient-equivalents, counted alike: a value 1/3, a gradient 1, a Hessian product 2, a dense Hessian n
-products. Solved is a value within 1e-5 of a listed minimum (`hybridopt.tasks.functions.Problem.solved`). Ends with 1
-if a method of ours claims success where there is none, or a gate below is missed.
+Every method, ours, SciPy's, pytorch-minimize's and torch's, has its default options, tolerances that let it run until
+it converges or the budget is spent (`function_runs.SCIPY`, `TORCHMIN`), the same starts and the same budget in
+gradient-equivalents, counted alike: a value 1/3, a gradient 1, a Hessian product 2, a dense Hessian n products. A run
+that takes longer than `--seconds` of processor time is broken off and recorded as that. Solved is a value within 1e-5
+of a listed minimum (`hybridopt.tasks.functions.Problem.solved`). Ends with 1 if a method of ours claims success where
+there is none, or a gate below is missed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import torch
 from bench_common import write_json
@@ -65,18 +68,25 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=2000.0, help="gradient-equivalents for each run")
     parser.add_argument("--options", default="{}", help="JSON, options of the methods of ours, to try them out")
     parser.add_argument("--verbose", action="store_true", help="the cost of every run")
+    parser.add_argument("--seconds", type=float, default=120.0, help="most processor time of one run")
     parser.add_argument("--json", help="where to write everything")
+    parser.add_argument("--reuse", help="JSON of an earlier run, for the methods that are in it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     methods = options.methods.split(",") if options.methods else _default_methods()
     starts = [int(start) for start in options.starts.split(",")]
     chosen = [p for p in problems() if options.functions is None or p.name in options.functions.split(",")]
     results: Results = {}
+    known = _recorded(options.reuse, options.budget) if options.reuse else {}
     for method in methods:
+        wanted = {(problem.name, start) for start in starts for problem in chosen}
+        if wanted <= set(known.get(method, {})):
+            results[method] = {key: known[method][key] for key in wanted}
+            continue
         began = time.perf_counter()
         own = json.loads(options.options) if ":" not in method else {}
         results[method] = {
-            (problem.name, start): run(method, problem, start, options.budget, own)
+            (problem.name, start): run(method, problem, start, options.budget, own, options.seconds)
             for start in starts
             for problem in chosen
         }
@@ -93,6 +103,8 @@ def main() -> int:
             "solved": {str(start): len(_solved(results[method], names, start)) for start in starts},
             "profile_area": {str(start): areas[start].get(method) for start in starts},
             "profile_area_all": everywhere.get(method),
+            "claims": sum(one.claimed for one in results[method].values()),
+            "false_claims": sum(bool(one.false_claim) for one in results[method].values()),
         }
         for method in methods
     }
@@ -134,6 +146,21 @@ def profile_areas(results: Results, names: list[str], starts: list[int]) -> dict
 def _default_methods() -> list[str]:
     peers = [name for name in PEERS if not name.startswith("torchmin:") or _has_torchmin()]
     return [name for name in (*OURS, *RESIDUALS) if name in registry.names()] + peers
+
+
+def _recorded(path: str, budget: float) -> Results:
+    """Runs from a file that this script wrote, under the same budget."""
+    stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    if stored["budget"] != budget:
+        raise SystemExit(f"{path} is of a budget of {stored['budget']:g}, not {budget:g}; leave --reuse out.")
+    results: Results = {}
+    for method, runs in stored["runs"].items():
+        results[method] = {}
+        for key, one in runs.items():
+            name, start = key.rsplit(" x", 1)
+            numbers = {field: math.inf if one[field] is None else one[field] for field in ("value", "cost", "total")}
+            results[method][name, int(start)] = Run(**{**one, **numbers})
+    return results
 
 
 def _has_torchmin() -> bool:
@@ -184,20 +211,21 @@ def _number(value: float | None) -> str:
 
 
 def _print_claims(results: Results, verbose: bool) -> int:
-    """Prints who claims success at a point that is not even stationary; returns how many claims are ours."""
+    """Prints who claims success at a point that is not stationary, or at a saddle; returns how many claims are ours."""
     print("\nClaimed success, but not converged (largest gradient entry above 1e-6, or negative curvature)")
     ours = 0
     for method, runs in results.items():
         false = [(key, one) for key, one in runs.items() if one.false_claim]
+        claims = sum(one.claimed for one in runs.values())
+        saddles = sum(one.false_claim.startswith("lambda") for _, one in false)
+        print(f"  {method:24} {len(false):2} of {claims:2} claims, {saddles} of them at saddles")
         if ":" not in method:
             ours += len(false)
-        elif false and not verbose:
-            claims = sum(one.claimed for one in runs.values())
-            print(f"  {method:24} {len(false)} of {claims} claims")
+        elif not verbose:
             continue
         for (name, start), one in false:
-            print(f"  {method:24} {name} from {start} x0: {one.false_claim} ({one.end[:60]})")
-    print(f"  {'of ours':24} {ours}")
+            print(f"  {'':24} {name} from {start} x0: {one.false_claim} ({one.end[:60]})")
+    print(f"  {'of ours':24} {ours:2}")
     return ours
 
 

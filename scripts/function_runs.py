@@ -1,17 +1,23 @@
 """One run of one method on one test function: ours, SciPy's, pytorch-minimize's and torch's, on the same meter.
 
-Every method gets values, gradients and products from the same `Objective`, whose ledger stops it at the budget.
+Every method gets values, gradients and products from the same `Objective`, whose ledger stops it at the budget. What
+concerns the algorithm is everybody's default; what ends a run, and absolute limits of length, are set so that nobody
+stops before the budget unless it has converged or can go no further.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo  # now, and not within the time of the first run
 from torch import Tensor
 
 import hybridopt as ho
@@ -25,9 +31,28 @@ PATIENCE = 10
 """Steps without progress beyond the noise floor after which ours stop, as in `hybridopt.minimize`."""
 STEPS = 100_000
 
+FAR = 1e10
+"""Largest radius of the peers' trust regions: their own of 1000 is a length of no meaning and costs a function or two."""
+
+SCIPY: dict[str, dict[str, Any]] = {
+    "L-BFGS-B": {"gtol": GTOL, "ftol": 0.0, "maxiter": STEPS, "maxfun": STEPS, "maxls": 50},
+    "Newton-CG": {"xtol": 0.0, "maxiter": STEPS},
+    **{f"trust-{how}": {"gtol": GTOL, "maxiter": STEPS, "max_trust_radius": FAR} for how in ("ncg", "krylov", "exact")},
+}
+"""Options of SciPy's methods that know no plain ``gtol``, or have more that ends a run."""
+TORCHMIN: dict[str, dict[str, Any]] = {
+    "bfgs": {"gtol": GTOL, "xtol": -1.0, "gtd_tol": 0.0},
+    "l-bfgs": {"gtol": GTOL, "xtol": -1.0, "gtd_tol": 0.0},
+    "newton-cg": {"xtol": 0.0},
+    "newton-exact": {"xtol": 0.0},
+    "trust-ncg": {"gtol": GTOL, "max_trust_radius": FAR},
+    "trust-exact": {"gtol": GTOL, "max_trust_radius": FAR},
+}
+"""The same for pytorch-minimize; an ``xtol`` of -1 ends no run, 0 those that stand still."""
+
 
 class Spent(Exception):
-    """The budget is used."""
+    """The budget, or the time, is used; the text says which."""
 
 
 class Meter(ho.Ledger):
@@ -36,6 +61,7 @@ class Meter(ho.Ledger):
     def __init__(self, budget: float) -> None:
         super().__init__()
         self.budget = budget
+        self.free = False
         self.latest = math.nan
         self.seen: list[tuple[float, float]] = []
 
@@ -52,9 +78,11 @@ class Meter(ho.Ledger):
             samples: As for a ledger.
             columns: As for a ledger.
         """
+        if self.free:
+            return
         super().pay(kind, samples, columns)
         if self.cost > self.budget:
-            raise Spent
+            raise Spent("budget")
         if kind in ("forward", "gradient") and math.isfinite(self.latest):
             self.seen.append((self.cost, self.latest))
 
@@ -82,7 +110,14 @@ class Run:
     seconds: float
 
 
-def run(method: str, problem: Problem, factor: float, budget: float, options: dict[str, Any] | None = None) -> Run:
+def run(
+    method: str,
+    problem: Problem,
+    factor: float,
+    budget: float,
+    options: dict[str, Any] | None = None,
+    cap: float = 120.0,
+) -> Run:
     """Runs a method from a multiple of the standard start.
 
     Args:
@@ -91,6 +126,7 @@ def run(method: str, problem: Problem, factor: float, budget: float, options: di
         factor: Multiple of the start.
         budget: Gradient-equivalents.
         options: Options of a method of ours.
+        cap: Seconds of processor time after which the run is broken off.
     """
     meter = Meter(budget)
 
@@ -105,7 +141,7 @@ def run(method: str, problem: Problem, factor: float, budget: float, options: di
     began = time.perf_counter()
     claimed = False
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _at_most(cap):
             warnings.simplefilter("ignore")
             if method.startswith("scipy:"):
                 end, claimed = _scipy(method.removeprefix("scipy:"), objective)
@@ -115,8 +151,8 @@ def run(method: str, problem: Problem, factor: float, budget: float, options: di
                 end, claimed = _torch_lbfgs(objective), False
             else:
                 end, claimed = _ours(method, objective, options or {})
-    except Spent:
-        end = "budget"
+    except Spent as spent:
+        end = str(spent)
     except Exception as error:
         if ":" not in method:
             raise
@@ -132,6 +168,23 @@ def run(method: str, problem: Problem, factor: float, budget: float, options: di
         cost = next(cost for cost, value in meter.seen if value <= level)
     false = _refute(objective) if claimed else ""
     return Run(value, cost, total, end, claimed, false, seconds)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Breaks the body off after some processor time, which other load does not shorten."""
+
+    def stop(*_: Any) -> None:
+        raise Spent(f"time: {seconds:g} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    # Again every second: an exception raised inside a callback of compiled code may get lost.
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _refute(objective: ho.Objective) -> str:
@@ -169,19 +222,45 @@ def _ours(method: str, objective: ho.Objective, options: dict[str, Any]) -> tupl
 
 
 class _Cached:
-    """The objective for libraries that ask for value, gradient and curvature of one point in separate calls."""
+    """The objective for libraries that ask for value, gradient and curvature of one point in separate calls.
+
+    The last two points are known: to come back from a rejected trial costs nothing, as with ours.
+    """
 
     def __init__(self, objective: ho.Objective) -> None:
         self.objective = objective
-        self.x: Tensor | None = None
-        self.point: Any = None
+        self.visits: list[_Visit] = []
 
     def at(self, x: Tensor) -> Any:
-        if self.x is None or not torch.equal(self.x, x):
-            self.objective.commit(x)
-            self.objective.renew()
-            self.x, self.point = x.clone(), self.objective.at()
-        return self.point
+        return self._visit(x).point
+
+    def dense(self, x: Tensor) -> Tensor:
+        visit = self._visit(x)
+        if visit.dense is None:
+            visit.dense = visit.point.hessian().dense()
+        return visit.dense
+
+    def _visit(self, x: Tensor) -> _Visit:
+        known = [visit for visit in self.visits if torch.equal(visit.x, x)]
+        if known and known[0] is self.visits[-1]:
+            return known[0]
+        self.objective.commit(x)
+        self.objective.renew()
+        meter = self.objective.ledger
+        meter.free = bool(known)
+        try:
+            visit = _Visit(x.clone(), self.objective.at(), known[0].dense if known else None)
+        finally:
+            meter.free = False
+        self.visits = [*self.visits[-1:], visit]
+        return visit
+
+
+@dataclass
+class _Visit:
+    x: Tensor
+    point: Any
+    dense: Tensor | None
 
 
 def _scipy(method: str, objective: ho.Objective) -> tuple[str, bool]:
@@ -197,12 +276,8 @@ def _scipy(method: str, objective: ho.Objective) -> tuple[str, bool]:
     if method in ("Newton-CG", "trust-ncg", "trust-krylov"):
         curvature = {"hessp": lambda x, v: (cached.at(tensor(x)).hessian() @ tensor(v)).numpy()}
     elif method in ("trust-exact", "dogleg"):
-        curvature = {"hess": lambda x: cached.at(tensor(x)).hessian().dense().numpy()}
-    options = {"gtol": GTOL, "maxiter": STEPS}
-    if method == "Newton-CG":
-        options = {"xtol": 1e-10, "maxiter": STEPS}
-    elif method == "L-BFGS-B":
-        options |= {"ftol": 0.0, "maxfun": STEPS}
+        curvature = {"hess": lambda x: cached.dense(tensor(x)).numpy()}
+    options = SCIPY.get(method, {"gtol": GTOL, "maxiter": STEPS})
     if curvature and method != "Newton-CG":
         # Trials of a trust region need the value only, an accepted one's gradient comes with its graph.
         function = lambda x: objective.value(tensor(x))  # noqa: E731
@@ -242,7 +317,7 @@ def _torchmin(method: str, objective: ho.Objective) -> tuple[str, bool]:
             point = cached.at(x)
             hessian = point.hessian()
             product = LinearOperator(hessian.__matmul__, hessian.shape, x.dtype) if self._hessp else None
-            dense = hessian.dense() if self._hess else None
+            dense = cached.dense(x) if self._hess else None
             return sf_value(torch.tensor(point.value, dtype=x.dtype), point.gradient.clone(), product, dense)
 
         def dir_evaluate(self, x: Tensor, t: float, d: Tensor) -> Any:
@@ -250,12 +325,8 @@ def _torchmin(method: str, objective: ho.Objective) -> tuple[str, bool]:
             return de_value(f=value, grad=gradient)
 
     counted = Counted(objective.model.parameters(), method=method)
-    tolerance = {"gtol": GTOL}
-    if method.startswith("newton"):
-        tolerance = {"xtol": 1e-10}
-    elif method.endswith("bfgs"):
-        tolerance |= {"xtol": 0.0}  # else it stops, and claims success, at any small change
-    result = torchmin.minimize(counted, objective.position(), method=method, max_iter=STEPS, options=tolerance)
+    options = TORCHMIN.get(method, {"gtol": GTOL})
+    result = torchmin.minimize(counted, objective.position(), method=method, max_iter=STEPS, options=options)
     objective.commit(result.x.detach())
     return str(result.message), bool(result.success)
 
