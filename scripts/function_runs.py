@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._dynamo  # now, and not within the time of the first run
+import torch._dynamo  # noqa: F401 - now, and not within the time of the first run
 from torch import Tensor
 
 import hybridopt as ho
@@ -32,7 +32,7 @@ PATIENCE = 10
 STEPS = 100_000
 
 FAR = 1e10
-"""Largest radius of the peers' trust regions: their own of 1000 is a length of no meaning and costs a function or two."""
+"""Largest radius of the peers' trust regions: their own of 1000 is a length, and costs a function or two."""
 
 SCIPY: dict[str, dict[str, Any]] = {
     "L-BFGS-B": {"gtol": GTOL, "ftol": 0.0, "maxiter": STEPS, "maxfun": STEPS, "maxls": 50},
