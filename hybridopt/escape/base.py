@@ -422,7 +422,7 @@ def _book(memory: dict[str, Any], objective: Objective, before: Mapping[str, int
 
 def _cost(memory: dict[str, Any], objective: Objective) -> float:
     """What the escape has cost since the stall, in gradients of this batch's size."""
-    return sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.samples
+    return sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.work
 
 
 def _generator(memory: dict[str, Any]) -> torch.Generator:

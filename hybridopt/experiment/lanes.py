@@ -126,7 +126,7 @@ class Lanes:
         share = (time.perf_counter() - started) / len(self.trainers)
         for place, trainer in enumerate(self.trainers):
             trainer.clock.add({"training": share})
-            trainer.objective.ledger.pay("gradient", trainer.parts.batches.size)
+            trainer.objective.ledger.pay("gradient", trainer.parts.task.work(batch[0][place], batch[1][place]))
             trainer.parts.optimizer.report = Report(
                 loss=functools.partial(self.stack.loss, place), grad_norm=functools.partial(self.stack.norm, place)
             )

@@ -101,8 +101,8 @@ def _longest(trainers: Sequence[Trainer]) -> int | None:
     steps = []
     for trainer in trainers:
         limits, per_epoch = trainer.parts.limits, trainer.parts.data.steps_per_epoch
-        # A first-order step costs its share of the reference samples, so a limit on cost is one on steps.
-        cost = trainer.parts.batches.size / max(1, trainer.reference)
+        # A first-order step costs its share of the training set, so a limit on cost is one on steps.
+        cost = trainer.parts.batches.size / trainer.parts.batches.samples
         units = {"steps": 1.0, "epochs": float(per_epoch), "gradient_equivalents": 1.0 / cost}
         known = [limits[name] * unit for name, unit in units.items() if limits[name] is not None]
         if not known:

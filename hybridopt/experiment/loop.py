@@ -59,7 +59,7 @@ class Trainer:
         self.latest: dict[str, Any] = {}
         self.reference = parts.task.reference_samples(parts.splits)
         inputs, targets, key = parts.batches.batch(0)
-        self.objective = Objective(parts.model, parts.task.loss, inputs, targets, key=key)
+        self.objective = Objective(parts.model, parts.task.loss, inputs, targets, work=parts.task.work, key=key)
         self._limits = [(name, limit) for name, limit in parts.limits.items() if limit is not None]
         per_epoch = parts.data.steps_per_epoch
         self.eval_steps = max(1, round(config.eval_every * per_epoch))

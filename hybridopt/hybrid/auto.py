@@ -146,7 +146,7 @@ class Auto(Holder):
         memory["losses"] = [*memory["losses"], loss][-self.config.probes :]
         for kind, samples in objective.ledger.samples.items():
             memory["paid"][kind] = memory["paid"].get(kind, 0) + samples - before[kind]
-        spent = sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.samples
+        spent = sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.work
         limit = self.config.trial_cost if memory["trial"] else memory["run_cost"]
         failed = memory["trial"] and not math.isfinite(float(loss))
         # A jump of an escape may have to put this member's state back.

@@ -31,6 +31,7 @@ class Evaluation:
     inputs: Any
     targets: Any
     samples: int
+    work: int
     space: ParameterSpace
     slots: Slots
     ledger: Ledger
@@ -62,7 +63,7 @@ class Evaluation:
             else:
                 with self.slots.hold(self.space.tensors(self.space.checked(x))):
                     loss = self._forward()[0]
-        self.ledger.pay("forward", self.samples)
+        self.ledger.pay("forward", self.work)
         return float(loss) + self.regularization(x)
 
     def value_and_grad(self, x: Tensor | None = None) -> tuple[float, Tensor]:
@@ -89,7 +90,7 @@ class Evaluation:
                     loss = self._forward()[0]
                 gradient = self.differentiate(loss, [leaf])[0]
                 gradient = torch.zeros_like(x) if gradient is None else gradient
-        self.ledger.pay("gradient", self.samples)
+        self.ledger.pay("gradient", self.work)
         self.add_decay_gradient(gradient, x)
         return float(loss.detach()) + self.regularization(x), gradient
 
@@ -112,7 +113,7 @@ class Evaluation:
             tensors = [] if self.loss_fn is None else flatten_outputs(outputs)
             kept = demand.hidden or []
             gradients = self._parameter_gradients(loss, [*tensors, *kept], create_graph=True)
-        self.ledger.pay("gradient", self.samples)
+        self.ledger.pay("gradient", self.work)
         count = len(self.space.parameters)
         self._remember_start(loss, gradients[:count])
         ours, rest, last = gradients[:count], gradients[count:], count + len(tensors)
@@ -130,7 +131,7 @@ class Evaluation:
         with torch.enable_grad():
             loss = self()
             gradients = self.differentiate(loss, parameters)
-        self.ledger.pay("gradient", self.samples)
+        self.ledger.pay("gradient", self.work)
         return loss.detach(), gradients
 
     def differentiate(

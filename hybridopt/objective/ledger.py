@@ -28,7 +28,8 @@ class Ledger:
     Attributes:
         calls: Number of calls of each kind: ``forward`` (value only), ``gradient`` (value and gradient), ``hvp``
             (Hessian-vector product, per column) and ``ggnvp`` (Gauss-Newton-vector product, per column).
-        samples: The same, each call weighted by its number of samples.
+        samples: The same, each call weighted by its number of samples, or by what the objective's ``work`` counts
+            instead, such as valid time steps.
 
     Example:
         >>> ledger = Ledger()
@@ -49,7 +50,7 @@ class Ledger:
 
         Args:
             kind: ``"forward"``, ``"gradient"``, ``"hvp"`` or ``"ggnvp"``.
-            samples: How many samples the call ran on.
+            samples: How many samples the call ran on, or its work in another unit.
             columns: How many vectors were multiplied, for the two products.
         """
         self.calls[kind] += columns
@@ -59,8 +60,8 @@ class Ledger:
         """Returns the cost in gradients on `reference_samples` samples, by the nominal `WEIGHTS`.
 
         Args:
-            reference_samples: Size of the set on which one gradient is the unit; the training set of a task, so
-                that one epoch of SGD costs 1.
+            reference_samples: Size, in the same unit, of the set on which one gradient is the unit; the training set
+                of a task, so that one epoch of SGD costs 1.
         """
         total = sum(weight * self.samples[kind] for kind, weight in WEIGHTS.items())
         return total / max(1, reference_samples)

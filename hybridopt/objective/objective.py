@@ -34,6 +34,9 @@ class Objective(Evaluation):
         targets: What the loss compares with.
         samples: How many samples the batch counts for; default: the leading dimension of the first tensor found in
             `targets`, then `inputs`, and 1 for a function.
+        work: ``work(inputs, targets)``, what the ledger charges for one call on a batch where samples are not equally
+            dear, e.g. the valid steps of padded sequences; default: the number of samples.
+            Statistics keep to `samples`.
         ledger: Where costs are entered; a new one when None.
         key: Names the batch: two objectives with the same key have the same data. An optimizer that ended its last
             step with a gradient on the same key need not take it again. Default: unique per batch.
@@ -59,6 +62,7 @@ class Objective(Evaluation):
         targets: Any = None,
         *,
         samples: int | None = None,
+        work: Callable[[Any, Any], int] | None = None,
         ledger: Ledger | None = None,
         key: str | None = None,
     ) -> None:
@@ -69,7 +73,7 @@ class Objective(Evaluation):
             )
         if loss_fn is not None and not callable(loss_fn):
             raise ObjectiveError(f"loss_fn must be a function of (outputs, targets), not {type(loss_fn).__name__}.")
-        self._problem = Problem(model, loss_fn, Ledger() if ledger is None else ledger)
+        self._problem = Problem(model, loss_fn, Ledger() if ledger is None else ledger, work)
         self._space: ParameterSpace | None = None
         self._slots: Slots | None = None
         self._decay = Decay()
@@ -104,6 +108,8 @@ class Objective(Evaluation):
         self.samples = count_samples(inputs, targets) if samples is None else int(samples)
         if self.samples <= 0:
             raise ObjectiveError("The batch is empty: it has no samples. Check the data and the batch size.")
+        weigh = self._problem.work
+        self.work = self.samples if weigh is None else max(1, int(weigh(inputs, targets)))
         if key is None:
             key = self._problem.new_key()
         self.key: str = key

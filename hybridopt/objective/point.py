@@ -154,7 +154,7 @@ class Point:
             ObjectiveError: If a layer has no second derivative.
         """
         self._check_fresh()
-        self.objective.ledger.pay("hvp", self.objective.samples)
+        self.objective.ledger.pay("hvp", self.objective.work)
         parts = self._along(vector, self.space.parameters)
         return self.objective.add_decay_product(self.space.pack(parts), vector)
 
@@ -204,7 +204,7 @@ class Point:
         """
         self._check_fresh()
         self.require_outputs()
-        self.objective.ledger.pay("ggnvp", self.objective.samples)
+        self.objective.ledger.pay("ggnvp", self.objective.work)
         states = self._hidden_gradients if hidden else []
         self._demand.jacobian = True
         try:
@@ -233,7 +233,7 @@ class Point:
         """
         self._check_fresh()
         self.require_outputs()
-        self.objective.ledger.pay("gradient", self.objective.samples)
+        self.objective.ledger.pay("gradient", self.objective.work)
         return self.space.pack(self._back(cotangents))
 
     @property

@@ -25,16 +25,24 @@ class Problem:
         model: The module.
         loss_fn: What is applied to its outputs, or None when it returns the loss.
         ledger: Where costs are entered.
+        work: What a call on a batch is charged, from its inputs and targets; None: its number of samples.
 
     Raises:
         ObjectiveError: If the model is one of several replicas.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor] | None, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[..., Tensor] | None,
+        ledger: Ledger,
+        work: Callable[[Any, Any], int] | None = None,
+    ) -> None:
         _refuse_replicas(model)
         self.model = model
         self.loss_fn = loss_fn
         self.ledger = ledger
+        self.work = work
         self.modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
         self._bindings: dict[tuple[int, ...], tuple[ParameterSpace, Slots]] = {}
         # Random, so that a key saved in a checkpoint never meets another process's batch by chance.

@@ -92,7 +92,10 @@ def task_facts(runs: list[Run]) -> list[tuple[str, str]]:
     if known.get("parameters") is not None:
         facts.append(("parameters", count(known["parameters"])))
     if known.get("reference_samples") is not None:
-        facts.append(("1 gradient-equivalent", f"1 gradient on {count(known['reference_samples'])} samples"))
+        work, size = known["reference_samples"], known.get("train_size")
+        # A task whose samples are not equally dear, such as padded sequences, counts something else: valid steps.
+        unit = "samples" if size in (None, work) else f"units of work in {count(size)} samples"
+        facts.append(("1 gradient-equivalent", f"1 gradient on {count(work)} {unit}"))
     return facts
 
 

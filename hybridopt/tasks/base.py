@@ -275,13 +275,24 @@ class Task(ABC):
             torch.random.default_generator.manual_seed(seed)
             return self.build_model().float()
 
+    def work(self, inputs: Tensor, targets: Tensor) -> int:
+        """Returns what the ledger charges for one call on a batch: its number of samples.
+
+        A task whose samples are not equally dear says so here; masked sequences count their valid steps.
+
+        Args:
+            inputs: Inputs of the batch.
+            targets: The targets that belong to them.
+        """
+        return inputs.shape[0]
+
     def reference_samples(self, splits: Splits) -> int:
-        """Returns on how many samples one gradient is one gradient-equivalent: the training set.
+        """Returns on how much work, see `work`, one gradient is one gradient-equivalent: that of the training set.
 
         Args:
             splits: What `splits` returned.
         """
-        return len(splits.train)
+        return self.work(splits.train.inputs, splits.train.targets)
 
 
 def check_batch_size(batch_size: int, samples: int, *, owner: str = "") -> int:

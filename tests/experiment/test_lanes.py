@@ -122,6 +122,12 @@ def test_any_batch(tmp_path: Path, batch: Any) -> None:
         compare_runs(*pair, 1e-10)
 
 
+def test_work_that_a_task_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smooth.Smooth, "work", lambda task, inputs, targets: int((inputs[:, 0] > 0).sum()))
+    for alone, lane in both(tmp_path, [{"name": "adam"}]):
+        compare_runs(alone, lane, 1e-9)
+
+
 def test_frozen_parameters_that_agree_are_left(tmp_path: Path) -> None:
     for pair in both(tmp_path, METHODS["adam"], seeds=(0,), task={"kind": "frozen"}):
         compare_runs(*pair, 1e-10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,15 @@ def test_the_first_limit_ends_the_run(tmp_path: Path, budget: dict, reason: str,
     status = run_job(tmp_path, config(budget=budget))
     assert (status["status"], status["reason"], status["steps"]) == ("done", reason, steps)
     assert rows(tmp_path, "evaluation")[-1]["step"] == steps  # the end is always evaluated
+
+
+def test_a_task_that_counts_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of unequal work cost unequally, and a pass over all of them is still one gradient-equivalent."""
+    monkeypatch.setattr(tiny.Tiny, "work", lambda task, inputs, targets: int((inputs[:, 0] > 0).sum()))
+    run_job(tmp_path, config(budget={"epochs": 2}, eval_every=1 / 3))
+    costs = [row["gradient_equivalents"] for row in rows(tmp_path, "evaluation")]
+    assert costs[3::3] == pytest.approx([1.0, 2.0])
+    assert len({round(after - before, 6) for before, after in itertools.pairwise(costs)}) > 1
 
 
 def test_full_batch_methods_get_the_same_cost_by_default(tmp_path: Path) -> None:

@@ -98,6 +98,33 @@ def test_samples_weigh_every_kind():
     assert objective.ledger.samples == {"forward": 10, "gradient": 10, "hvp": 30, "ggnvp": 10}
 
 
+def test_masked_steps_cost_nothing():
+    """What `work` counts is charged for every kind of call, on every view of the objective, and for nothing else."""
+    model = nn.Linear(2, 1)
+    mask = torch.tensor([[1.0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]])
+
+    def loss(outputs, targets):
+        return (targets * outputs[..., 0] ** 2).sum() / mask.sum()
+
+    inputs = torch.randn(4, 3, 2)
+    objective = Objective(model, loss, inputs, mask, work=lambda inputs, targets: targets.sum())
+    objective.value()
+    point = objective.at()
+    point.hessian() @ torch.eye(3)
+    point.gauss_newton() @ torch.ones(3)
+    assert objective.ledger.samples == {"forward": 6, "gradient": 6, "hvp": 18, "ggnvp": 6}
+    assert (objective.samples, objective.work, type(objective.work)) == (4, 6, int), "statistics keep to the samples"
+
+    def charged(view):
+        before = dict(view.ledger.samples)
+        view.bind([{"params": list(model.parameters())}]).at().hessian() @ torch.ones(3)
+        return tuple(view.ledger.samples[kind] - before[kind] for kind in ("gradient", "hvp"))
+
+    assert charged(objective.with_batch(inputs[:2], mask[:2])) == (4, 4)
+    assert charged(objective.with_curvature_batch(inputs[2:3], mask[2:3])) == (6 + 2, 2)
+    assert charged(objective.in_micro_batches(2, reduction="sum")) == (6 + 6, 6), "its products build the graphs again"
+
+
 def test_gradient_equivalents_by_the_nominal_weights():
     ledger = Ledger()
     for kind, samples, columns in (("forward", 30, 1), ("gradient", 60, 1), ("hvp", 15, 2), ("ggnvp", 45, 1)):

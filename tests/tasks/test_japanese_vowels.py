@@ -62,6 +62,13 @@ def test_padding_has_no_influence(task):
         torch.testing.assert_close(model(row[None]), model(row[None, :frames]), atol=1e-6, rtol=1e-5)
 
 
+def test_the_ledger_counts_valid_frames(task):
+    splits = task.splits(0)
+    frames = splits.train.inputs[..., -1].sum(1)
+    assert task.reference_samples(splits) == frames.sum() < 29 * len(splits.train)
+    assert task.work(splits.train.inputs[:3], splits.train.targets[:3]) == frames[:3].sum()
+
+
 def test_padded():
     out = padded([torch.ones(2, 3), 2 * torch.ones(1, 3)], 4)
     assert out.shape == (2, 4, 4)

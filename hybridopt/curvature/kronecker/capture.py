@@ -64,7 +64,7 @@ class Capture:
             call.raw = None
         parameters = self.objective.space.parameters
         inputs = [self._anchor, *(parameters[place] for place in others)]
-        self.objective.ledger.pay("gradient", self.objective.samples)
+        self.objective.ledger.pay("gradient", self.objective.work)
         if not self.outputs:
             return [None] * len(others)
         try:
@@ -312,5 +312,5 @@ def capture(objective: Objective, excluded: frozenset[int] = frozenset()) -> Ite
                 yield made
                 return
         # A parameter is used by something else too: again, with its part left to the ordinary gradient.
-        objective.ledger.pay("forward", objective.samples)
+        objective.ledger.pay("forward", objective.work)
         excluded = excluded | unexpected
