@@ -1,4 +1,4 @@
-"""An escape of one's own: hybridopt run --plugin examples/my_escape.py task=saddle escape=power (docs/own_escape.md)."""
+"""An escape of one's own, a plugin: hybridopt run --plugin examples/my_escape.py escape=power (docs/own_escape.md)."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class Power(Escape):
                 v = v / v.norm()
                 product = hessian @ v
                 curvature = float(v @ product)
-                shift = max(shift, float(product.norm()))
+                shift = max(shift, 1.1 * float(product.norm()))
                 found, v = v, shift * v - product  # of shift I - H the largest eigenvalue is H's least
-        if curvature >= 0:
+        if not curvature < 0:  # NaN where the Hessian is zero
             return Proposal(None, lambda_min=curvature)
         return Proposal(self.config.length * 2**attempt * found, lambda_min=curvature)

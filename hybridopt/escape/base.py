@@ -246,7 +246,7 @@ class Escape:
         while True:
             attempt = memory["attempt"]
             proposal = self.propose(optimizer, objective, attempt, random)
-            if proposal.jump is not None:
+            if proposal.jump is not None and bool(proposal.jump.isfinite().all()):
                 break
             _book(memory, objective, before)
             before = dict(objective.ledger.samples)

@@ -57,8 +57,9 @@ def test_it_finds_the_one_way_down_and_stays_in_a_bowl() -> None:
     proposal = escape.propose(None, saddle, 1, random)
     assert proposal.details["lambda_min"] == pytest.approx(-2.0, abs=1e-6)
     torch.testing.assert_close(proposal.jump.abs(), torch.tensor([0.0, 0.0, 0.2]).double(), atol=1e-3, rtol=0)
-    bowl = ho.Objective.from_function(lambda x: x @ matrix @ matrix @ x, torch.zeros(3, dtype=torch.float64))
-    assert escape.propose(None, bowl, 0, random).jump is None
+    for curvature in (matrix @ matrix, torch.eye(3).double(), 0 * matrix):
+        bowl = ho.Objective.from_function(lambda x, h=curvature: x @ h @ x, torch.zeros(3, dtype=torch.float64))
+        assert escape.propose(None, bowl, 0, random).jump is None
 
 
 def test_the_library_calls_of_the_document_take_it() -> None:

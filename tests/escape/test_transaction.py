@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,14 @@ def test_a_jump_that_ends_lower_is_kept_and_says_by_how_much() -> None:
     assert history[6][0]["gain"] == pytest.approx(0.25 - 0.5**4 / 2)
     assert objective.position().tolist() == DOWN
     assert optimizer.state["escape"]["escapes"] == 1
+
+
+def test_a_jump_that_is_not_finite_is_none_at_all() -> None:
+    objective, optimizer = at_the_saddle("sgd", Scripted([[math.nan, 0.0], DOWN], window=2), lr=0.0)
+    optimizer.step(objective)
+    optimizer.step(objective)
+    assert names_of(optimizer.report.events) == ["stall", "no_escape"]
+    assert objective.position().tolist() == [0.0, 0.0]
 
 
 def test_a_jump_that_ends_higher_is_undone_and_the_next_direction_tried() -> None:
