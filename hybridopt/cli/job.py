@@ -42,16 +42,31 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     if options.cores and hasattr(os, "sched_setaffinity"):
         pinned = [int(core) for core in options.cores.split(",")]
         os.sched_setaffinity(0, pinned)  # before torch starts its threads
-    if options.lanes:
-        return _lanes(options, pinned)
-    if len(options.directory) > 1:
+    if not options.lanes and len(options.directory) > 1:
         raise ConfigError("hybridopt job does one run; give several directories with --lanes auto or --lanes on.")
-    directory = options.directory[0]
+    from hybridopt.experiment.ending import HELD
+    from hybridopt.experiment.interrupt import StopSignal
+    from hybridopt.experiment.lock import LockedError
+
+    gone = StopSignal()()
+    if gone is not None:  # since this process was started: whoever starts the sweep again starts the run again
+        console.error(f"The run is not begun: {gone}.")
+        return 130
+    try:
+        return _lanes(options, pinned) if options.lanes else _one(options, pinned)
+    except LockedError as error:
+        console.error(str(error))
+        return HELD
+
+
+def _one(options: argparse.Namespace, pinned: list[int] | None) -> int:
+    """Does one run."""
     from hybridopt.core.errors import StoreError
     from hybridopt.experiment.ending import UNWRITTEN
     from hybridopt.experiment.job import run_job
     from hybridopt.experiment.jsonio import out_of_space
 
+    directory = options.directory[0]
     try:
         status = run_job(
             directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at

@@ -19,6 +19,9 @@ KILLED = "killed by signal"
 UNWRITTEN = 74
 """Exit code of a job whose disk is full (EX_IOERR of sysexits.h): perhaps not even its status could be written."""
 
+HELD = 75
+"""Exit code of a job whose run another process is writing (EX_TEMPFAIL of sysexits.h) and gives its status."""
+
 
 def settle(
     job: Job, code: int, *, silent: bool = False, time_limit: float | None = None, interrupted: str | None = None
@@ -32,6 +35,9 @@ def settle(
         time_limit: The limit that it was stopped for, or None; a run that had come to its end by then was in time.
         interrupted: Why its end is no failure, unless it wrote how it ended itself: the launcher stopped it.
     """
+    if code == HELD:
+        reason = "another process is doing it: start the same command again once that has ended"
+        return Outcome(job.directory, job.name, "interrupted", reason)
     known = read_json(job.directory / STATUS) or {}
     status = None if silent else known.get("status")
     if time_limit is not None and status not in ("done", "diverged", "failed"):

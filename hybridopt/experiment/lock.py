@@ -27,6 +27,10 @@ LOCK_NAME = ".lock"
 _PATIENCE = 0.5  # seconds; longer than any reader's probe holds its shared lock
 
 
+class LockedError(StoreError):
+    """Another process is writing this run."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
     """Who holds a run.
@@ -53,8 +57,8 @@ class RunLock:
         directory: An existing run directory.
 
     Raises:
-        StoreError: If another process (or another store of this one) holds it, or the file system has no
-            locks.
+        LockedError: If another process (or another store of this one) holds it.
+        StoreError: If the file system has no locks.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -93,7 +97,7 @@ class RunLock:
                         "processes could write one run. Choose a directory on another one with out=DIR."
                     ) from error
                 if time.monotonic() > deadline:
-                    raise StoreError(
+                    raise LockedError(
                         f"The run {self.path.parent} is being written by {_read_holder(self.path)}. Wait for "
                         "it, stop it, or start this one with another out=DIR."
                     ) from None

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hybridopt.cli import main
-from hybridopt.experiment import processes
 from hybridopt.experiment.jsonio import read_json, read_rows
 from tests.experiment import tiny
 
@@ -63,45 +57,3 @@ def test_killed_jobs_do_not_end_a_sweep_and_go_on_when_it_is_started_again(
     assert steps == list(range(1, 11))
     assert main(["status", str(directory)]) == 0
     assert "2 done" in capsys.readouterr().out
-
-
-def test_a_killed_launcher_leaves_no_job_behind_and_can_be_started_again(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "hybridopt",
-        "run",
-        "-m",
-        "--plugin",
-        PLUGIN,
-        "task=tiny",
-        "task.poison=slow",
-    ]
-    command += ["task.after=0", f"task.antidote={tmp_path / 'antidote'}", "optimizer=lbfgs", "seed=0"]
-    command += ["budget.steps=60", "out=out", "checkpoint_every=1e-6"]
-    environment = processes.job_environment(1)
-    with open(tmp_path / "log", "wb") as log:
-        launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
-    histories: list[Path] = []
-    while not histories or len(read_rows(histories[0])) < 5:
-        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-        time.sleep(0.05)
-        histories = list(tmp_path.glob("out/*/*/*/history.jsonl"))
-    run = histories[0].parent
-    os.kill(launcher.pid, signal.SIGKILL)
-    launcher.wait()
-    while read_json(run / "status.json")["status"] == "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    status = read_json(run / "status.json")
-    assert (status["status"], status["reason"]) == ("interrupted", "the launcher of this job is gone")
-    before = len(read_rows(histories[0]))
-    (tmp_path / "antidote").touch()
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "1 of 1 runs are done." in done.stdout
-    steps = [row["step"] for row in read_rows(histories[0]) if row["type"] == "step"]
-    assert steps == list(range(1, 61))
-    assert before > 0
-    assert len(read_json(run / "provenance.json")["resumed"]) == 1
