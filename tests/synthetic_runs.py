@@ -203,6 +203,7 @@ def write_run(
                     "steps": stop,
                     "gradient_equivalents": axes["gradient_equivalents"],
                     "seconds": axes["seconds"],
+                    "phases": phases_of(axes["seconds"]),
                     "summary": {
                         "test_loss": loss * 1.2,
                         "best_test_loss": loss * 1.1,
@@ -244,6 +245,7 @@ def status_of(
         "steps": 0,
         "gradient_equivalents": 0.0,
         "seconds": 0.0,
+        "phases": phases_of(0.0),
         "targets": [
             {
                 **target,
@@ -258,6 +260,11 @@ def status_of(
         "summary": {},
         "error": None,
     }
+
+
+def phases_of(training: float) -> dict[str, float]:
+    parts = {"evaluation": 0.1, "recording": 0.02, "checkpoints": 0.01}
+    return {"startup": 2.5, "training": training, **{name: part * training for name, part in parts.items()}}
 
 
 def write_quickstart(root: Path, seeds: int = 1, tasks: Sequence[str] = tuple(TASKS)) -> Path:

@@ -16,6 +16,7 @@ from hybridopt.report.comparison import (
 )
 from hybridopt.report.facts import COSTS, cost_table, event_table, failures, provenance
 from hybridopt.report.figures import Palette
+from hybridopt.report.phases import NAMES, phase_table, phase_texts, phases_note
 from hybridopt.report.ranking import RankingRow, ranking_table, ranking_texts, seconds_title, targets_of
 from hybridopt.report.sensitivity_section import rate_lines
 from hybridopt.report.text import DASH, count, number
@@ -47,7 +48,7 @@ def render_markdown(results: Results) -> str:
     parts.append("## Where the numbers come from")
     facts = provenance(results)
     parts.append(_table(["fact", "value"], [list(fact) for fact in facts]) if facts else "Not recorded.")
-    parts += [summary.UNIT, summary.TIMES, summary.CLOCK]
+    parts += [summary.UNIT, summary.TIMES, summary.CLOCK, *phases_note(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,6 +77,12 @@ def _task(results: Results, task: str) -> list[str]:
     ]
     heads = ["optimizer", "forwards", "gradients", "Hessian products", "Gauss-Newton products"]
     parts.append(_table([*heads, "gradient-equivalents", seconds_title(rows)], costs))
+    phases = phase_table(results)
+    if phases:
+        parts += ["### Where the time went"]
+        heads = ["optimizer", *NAMES.values(), "in all"]
+        parts.append(f"In {seconds_title(rows)}; in brackets the share of the time.")
+        parts.append(_table(heads, phase_texts(phases)))
     events = event_table(results)
     if events:
         parts.append("### What happened on the way")

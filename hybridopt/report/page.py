@@ -12,6 +12,7 @@ from hybridopt.report.comparison_section import profile_section
 from hybridopt.report.facts import failures, provenance
 from hybridopt.report.figures import AXIS_TITLES, SCALES, Palette
 from hybridopt.report.looks import COLOURS, DASHES, asset
+from hybridopt.report.phases import phases_note
 from hybridopt.report.section import overview, task_section
 from hybridopt.report.tables import table
 from hybridopt.report.text import number
@@ -173,6 +174,6 @@ def _provenance(results: Results) -> str:
 
 
 def _notes(results: Results) -> Sequence[str]:
-    notes = [summary.UNIT, summary.TIMES, summary.CLOCK]
+    notes = [summary.UNIT, summary.TIMES, summary.CLOCK, *phases_note(results)]
     timing = summary.timing_note(results)
     return [*notes, timing] if timing else notes

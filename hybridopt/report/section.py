@@ -11,9 +11,10 @@ from hybridopt.report.comparison_section import pairs
 from hybridopt.report.curves import marker_kind
 from hybridopt.report.facts import COSTS, CostRow, cost_table, event_table
 from hybridopt.report.figures import Curves, Palette
+from hybridopt.report.phases import phase_table, phases_section
 from hybridopt.report.ranking import RankingRow, Time, ranking_table, seconds_title, shown_metrics, targets_of
 from hybridopt.report.sensitivity_section import rates
-from hybridopt.report.tables import Cell, method, table
+from hybridopt.report.tables import Cell, method, stack, table
 from hybridopt.report.text import DASH, count, metric, number
 from hybridopt.results import Results
 
@@ -99,6 +100,7 @@ def task_section(results: Results, task: str, palette: Palette, anchor: str, cur
             rates(results, rows, palette),
             "<h3>What it cost</h3>",
             _cost(cost_table(results), rows, palette),
+            phases_section(phase_table(results), seconds_title(rows), palette),
             _events(results, palette),
             _settings(results, rows, palette),
             "</section>",
@@ -192,7 +194,7 @@ def _cost(costs: Sequence[CostRow], rows: Sequence[RankingRow], palette: Palette
         [
             _name_cell(by_setting[cost.setting], palette),
             *(("", count(cost.calls[kind])) for kind in COSTS),
-            ("", _stack(cost.shares)),
+            ("", stack(cost.shares, _COST_NAMES)),
             ("", number(cost.gradient_equivalents)),
             ("", number(cost.seconds)),
         ]
@@ -285,16 +287,6 @@ def _reached_cell(row: RankingRow) -> Cell:
 def _pill(row: RankingRow) -> str:
     kind = row.status if " " not in row.status else "mixed"
     return f'<span class="pill {kind}">{html.escape(row.status)}</span>'
-
-
-def _stack(shares: dict[str, float] | None) -> str:
-    if shares is None:
-        return DASH
-    text = ", ".join(f"{_COST_NAMES[kind]} {100 * share:.0f} %" for kind, share in shares.items() if share >= 0.005)
-    parts = "".join(
-        f'<i class="k-{kind}" style="width:{100 * share:.1f}%"></i>' for kind, share in shares.items() if share > 0
-    )
-    return f'<div class="stack" role="img" title="{text}" aria-label="{text}">{parts}</div>'
 
 
 def _largest(rows: Sequence[RankingRow]) -> dict[tuple[str, str], float]:

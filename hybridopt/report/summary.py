@@ -23,7 +23,10 @@ TIMES = (
     "not reach the target counts as infinitely late; behind it stands a 95 % bootstrap interval of the median (from 3 "
     "seeds on; with fewer than 6 it covers less than it says)."
 )
-CLOCK = "Seconds are training time: the clock waits for the device and stands still during evaluation and logging."
+CLOCK = (
+    "Seconds, where nothing else is said, are training time: the clock waits for the device and stands still during "
+    "evaluation and logging."
+)
 
 
 def title_of(results: Results) -> str:

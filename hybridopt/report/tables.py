@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hybridopt.report.figures import Palette
+from hybridopt.report.text import DASH
 
 Cell = tuple[str, str]
 
@@ -38,6 +39,22 @@ def method(label: str, palette: Palette, below: str = "", look: str | None = Non
     name = html.escape(label).replace("_", "_<wbr>")
     small = f"<small>{html.escape(below)}</small>" if below else ""
     return f'<div class="method">{palette.swatch(look or label)}<div>{name}{small}</div></div>'
+
+
+def stack(shares: Mapping[str, float] | None, names: Mapping[str, str]) -> str:
+    """Returns shares as one bar of coloured parts, a dash if they are not known.
+
+    Args:
+        shares: Parts of 1, by kind; the class ``k-<kind>`` has its colour.
+        names: What the kinds are called.
+    """
+    if shares is None:
+        return DASH
+    text = ", ".join(f"{names[kind]} {100 * share:.0f} %" for kind, share in shares.items() if share >= 0.005)
+    parts = "".join(
+        f'<i class="k-{kind}" style="width:{100 * share:.1f}%"></i>' for kind, share in shares.items() if share > 0
+    )
+    return f'<div class="stack" role="img" title="{text}" aria-label="{text}">{parts}</div>'
 
 
 def _cell(cell: Cell) -> str:

@@ -187,6 +187,18 @@ class Run:
         """The rows of events: switches, escapes, restarts."""
         return [row for row in self.rows if row.get("type") == "event"]
 
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase, see `hybridopt.experiment.clock.PHASES`.
+
+        NaN where a run went on from a checkpoint that did not say; empty if the run has not ended, or did under a
+        version that did not record them.
+        """
+        found = self.status.get("phases")
+        if self.state in ("running", "killed") or not isinstance(found, Mapping):
+            return {}
+        return {str(name): float(value) for name, value in found.items() if _number(value)}
+
     def end(self, axis: str) -> float | None:
         """Returns how far the run came on an axis, None if it has not started.
 
@@ -280,6 +292,7 @@ class Run:
         }
         for axis in AXES:
             record[axis] = self.end(axis)
+        record.update({f"phases.{name}": value for name, value in self.phases.items()})
         for number, target in enumerate(self.targets):
             prefix = f"target{number}"
             record[prefix] = str(target)

@@ -12,8 +12,9 @@ from hybridopt.experiment.layout import write_config
 from hybridopt.experiment.lock import RunLock
 from hybridopt.report import ranking_table, ranking_texts, standing
 from hybridopt.report.facts import cost_table, event_table, failures, provenance
+from hybridopt.report.phases import phase_table, phase_texts
 from hybridopt.report.ranking import Time, median
-from hybridopt.report.text import number
+from hybridopt.report.text import DASH, number
 from hybridopt.results import Results, load
 from tests.synthetic_runs import METHODS, Method, config_of, write_quickstart, write_run
 
@@ -223,6 +224,43 @@ class TestFacts:
         assert cost.calls["hvp"] == load(tmp_path).runs[0].evaluations[-1]["cost"]["hvp"]
         assert sum(cost.shares.values()) == pytest.approx(1)  # type: ignore[union-attr]
         assert cost.shares["hvp"] > cost.shares["gradient"] > cost.shares["ggnvp"] == 0  # type: ignore[index]
+
+    def test_phases_are_medians_and_shares(self, tmp_path: Path) -> None:
+        for seed, training in enumerate((1.0, 2.0, 9.0)):
+            path = write_run(tmp_path, method=FAST, seed=seed) / "status.json"
+            known = json.loads(path.read_text())
+            phases = {"startup": 1.0, "training": training, "evaluation": 1.0, "recording": 0.5, "checkpoints": 0.5}
+            path.write_text(json.dumps({**known, "phases": phases}))
+        (row,) = phase_table(load(tmp_path))
+        assert row.seconds == {"startup": 1.0, "training": 2.0, "evaluation": 1.0, "recording": 0.5, "checkpoints": 0.5}
+        assert row.total == 5.0
+        assert row.shares == pytest.approx(
+            {
+                "startup": 3 / 21,
+                "training": 12 / 21,
+                "evaluation": 3 / 21,
+                "recording": 1.5 / 21,
+                "checkpoints": 1.5 / 21,
+            }
+        )
+        assert load(tmp_path).runs[0].record()["phases.training"] == 1.0
+
+    def test_phases_that_are_not_known(self, tmp_path: Path) -> None:
+        for seed, method in enumerate((FAST, MIDDLE, SLOW)):
+            path = write_run(tmp_path, method=method, seed=seed) / "status.json"
+            known = json.loads(path.read_text())
+            if method is FAST:  # went on from a checkpoint of a version without phases
+                known["phases"] |= dict.fromkeys(("startup", "evaluation", "recording", "checkpoints"), "NaN")
+            elif method is MIDDLE:  # was done by such a version
+                del known["phases"]
+            path.write_text(json.dumps(known))
+        write_run(tmp_path, method=METHODS[0], end="running")
+        found = {row.label: row for row in phase_table(load(tmp_path))}
+        assert set(found) == {"fast", "slow"}
+        assert found["fast"].seconds["training"] > 0
+        assert (found["fast"].seconds["evaluation"], found["fast"].total, found["fast"].shares) == (None, None, None)
+        assert found["slow"].total > found["slow"].seconds["training"]
+        assert phase_texts([found["fast"]])[0][3] == DASH
 
     def test_events_are_counted(self, tmp_path: Path) -> None:
         for seed in range(2):

@@ -97,6 +97,7 @@ class TestPage:
             "quasi-newton",
             "escape: negative curvature",
             "Gauss-Newton products",
+            "Where the time went start-up training evaluation recording checkpoints optimizer",
             "RuntimeError: CUDA out of memory <b>",
             "the loss is nan",
             "0123456789ab",
