@@ -65,11 +65,17 @@ def _one(options: argparse.Namespace, pinned: list[int] | None) -> int:
     from hybridopt.experiment.ending import UNWRITTEN
     from hybridopt.experiment.job import run_job
     from hybridopt.experiment.jsonio import out_of_space
+    from hybridopt.experiment.startup import process_began
 
     directory = options.directory[0]
     try:
         status = run_job(
-            directory, device=options.device, timing=options.timing, pinned=pinned, pause_at=options.pause_at
+            directory,
+            device=options.device,
+            timing=options.timing,
+            pinned=pinned,
+            pause_at=options.pause_at,
+            began=process_began(),
         )
     except StoreError as error:
         if not out_of_space(error):
@@ -87,6 +93,7 @@ def _one(options: argparse.Namespace, pinned: list[int] | None) -> int:
 def _lanes(options: argparse.Namespace, pinned: list[int] | None) -> int:
     """Does several runs as lanes."""
     from hybridopt.experiment.lanes_job import DECLINED, run_lanes
+    from hybridopt.experiment.startup import process_began
 
     statuses = run_lanes(
         [Path(directory) for directory in options.directory],
@@ -95,6 +102,7 @@ def _lanes(options: argparse.Namespace, pinned: list[int] | None) -> int:
         device=options.device,
         pinned=pinned,
         pause_at=options.pause_at,
+        began=process_began(),
     )
     if statuses is None:
         return DECLINED

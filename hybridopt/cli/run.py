@@ -91,6 +91,7 @@ class Session:
 
         from hybridopt.experiment.build import build
         from hybridopt.experiment.jsonio import read_json
+        from hybridopt.experiment.startup import process_began
 
         directory, name = run_directory(config), run_name(config)
         known = read_json(directory / STATUS) or {}
@@ -103,7 +104,7 @@ class Session:
         console.line(f"{name} -> {directory}")
         observer = make_observer()
         try:
-            status = run_job(directory, config, built=built, observer=observer)
+            status = run_job(directory, config, built=built, observer=observer, began=process_began())
         except HybridoptError:
             raise
         except Exception as error:

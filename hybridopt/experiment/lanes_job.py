@@ -41,6 +41,7 @@ def run_lanes(
     device: str | None = None,
     pinned: list[int] | None = None,
     pause_at: float | None = None,
+    began: float | None = None,
 ) -> dict[Path, dict[str, Any]] | None:
     """Does runs as lanes, or finds that they had better be done one by one.
 
@@ -51,6 +52,7 @@ def run_lanes(
         device: Overrides the configs', e.g. to choose one of several GPUs.
         pinned: CPU cores that only this process may use, if any.
         pause_at: Cost in gradient-equivalents at which each run stops as interrupted, to go on later.
+        began: Reading of `time.perf_counter` when the work on these runs began; None: now.
 
     Returns:
         The final status of each run, or None if nothing was done: see the verdict.
@@ -60,7 +62,8 @@ def run_lanes(
         HybridoptError: If a run's directory or its config cannot be used.
         Exception: What else all the lanes died of.
     """
-    began, before = time.perf_counter(), time.process_time()
+    began = time.perf_counter() if began is None else began
+    before = time.process_time()
     work = _Work(mode, verdict, device, pinned, pause_at)
     with contextlib.ExitStack() as files, StopSignal() as stop:
         for directory in directories:
