@@ -70,7 +70,10 @@ class Tracker:
         """
 
     def abandon(self) -> None:
-        """Called once after a failure, when nothing else will be called: lets go of what would outlive the run."""
+        """Called once after a failure, when nothing else will be called: lets go of what would outlive the run.
+
+        Called from another thread when one of the other methods does not come back.
+        """
 
 
 def make_tracker(tracker: Mapping[str, Any]) -> Tracker:
@@ -123,7 +126,8 @@ class Mirror:
     """Runs a tracker in its own thread, where it can neither slow down, break nor end the run.
 
     Rows are handed over through a queue. The first failure is one warning in the run's log, and the end of the
-    mirror; at the end of the run a mirror that hangs is left behind after `patience` seconds.
+    mirror; at the end of the run a mirror that hangs is left behind after `patience` seconds. A run is held up by three
+    times that long at most: at the tracker's start, at its end, and when it is told to let go of what it holds.
 
     Args:
         tracker: What to run.
@@ -174,7 +178,18 @@ class Mirror:
         self._calls.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
-            _log.warning("The tracker did not finish within %g s and is left behind.", self._patience)
+            _log.warning(
+                "%s did not finish within %g s and is left behind; history.jsonl has every row.",
+                type(self._tracker).__name__,
+                self._patience,
+            )
+            last = threading.Thread(target=self._abandon, name="tracker's end", daemon=True)
+            last.start()
+            last.join(self._patience)
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(BaseException):
+            self._tracker.abandon()
 
     def _work(self) -> None:
         name = type(self._tracker).__name__
@@ -191,8 +206,7 @@ class Mirror:
                     method,
                     reason,
                 )
-                with contextlib.suppress(BaseException):
-                    self._tracker.abandon()
+                self._abandon()
                 return
             finally:
                 self._started.set()

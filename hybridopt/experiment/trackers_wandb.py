@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from hybridopt.core import option
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.layout import PROVENANCE, task_label
 from hybridopt.experiment.trackers import AXES, Tracker, flatten
+
+PATIENCE = 5.0
+"""Seconds that wandb's service has to end."""
 
 
 class WandbTracker(Tracker):
@@ -107,8 +111,26 @@ class WandbTracker(Tracker):
         self._run.finish(exit_code=0 if status["status"] == "done" else 1)
 
     def abandon(self) -> None:
-        """Lets go of wandb's service; otherwise wandb would wait for it, or complain, when the process ends."""
-        import wandb
+        """Lets go of wandb's service; otherwise wandb would wait for it, or complain, when the process ends.
 
-        with contextlib.suppress(BaseException):  # a service that is dead says so
-            wandb.teardown(exit_code=1)
+        A service that does not end within `PATIENCE` seconds, because it hangs or was stopped, is killed: wandb would
+        wait for it for ever.
+        """
+        from wandb.sdk import wandb_setup
+
+        service = None
+        with contextlib.suppress(AttributeError):  # wandb has no public name for it; one that is shared is not ours
+            service = wandb_setup._singleton._connection._proc._process  # type: ignore[union-attr]
+        teardown = threading.Thread(target=_teardown, daemon=True)
+        teardown.start()
+        teardown.join(PATIENCE)
+        if teardown.is_alive() and service is not None:
+            service.kill()
+            teardown.join(PATIENCE)
+
+
+def _teardown() -> None:
+    import wandb
+
+    with contextlib.suppress(BaseException):  # a service that is dead says so
+        wandb.teardown(exit_code=1)

@@ -82,34 +82,61 @@ def test_wandb_offline_holds_every_row(tmp_path: Path) -> None:
     assert "WARNING" not in (tmp_path / "run.log").read_text()
 
 
-def test_a_killed_wandb_service_costs_its_mirror_and_nothing_else(tmp_path: Path) -> None:
-    # A process of its own: what wandb complains of at the end of a process would show.
+def kept_and_expected(directory: Path) -> tuple[list[Any], list[Any]]:
+    """The rows of a run of `TROUBLE` without their seconds, and those of one that nothing happened to."""
+    run_job(directory / "undisturbed", config(budget={"epochs": 40}))
+    kept, expected = (
+        [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(path / "history.jsonl")]
+        for path in (directory, directory / "undisturbed")
+    )
+    return kept, expected
+
+
+def in_trouble(directory: Path, number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Does a run in a process of its own, whose wandb service gets a signal at step 20."""
+    # What wandb complains of at the end of a process would show.
     # It would take the service of this one, if the environment told where that is.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    command = [sys.executable, "-c", KILL_SERVICE, str(tmp_path)]
-    done = subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.split() == ["killed", "done"], done.stderr
+    command = [sys.executable, "-c", TROUBLE, str(directory), str(int(number))]
+    return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=150)
+
+
+def test_a_killed_wandb_service_costs_its_mirror_and_nothing_else(tmp_path: Path) -> None:
+    done = in_trouble(tmp_path, signal.SIGKILL)
+    assert done.stdout.split()[1:] == ["sent", "done"], done.stderr
     assert done.returncode == 0
     assert done.stderr == ""
     log = (tmp_path / "run.log").read_text()
     assert log.count("WARNING") == 1
     assert "WandbTracker failed in log" in log
-    run_job(tmp_path / "undisturbed", config(budget={"epochs": 40}))
-    kept, expected = (
-        [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(path / "history.jsonl")]
-        for path in (tmp_path, tmp_path / "undisturbed")
-    )
+    kept, expected = kept_and_expected(tmp_path)
     assert kept == expected
 
 
-KILL_SERVICE = """
-import os, signal, sys, time
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_stopped_wandb_service_does_not_hold_the_run(tmp_path: Path) -> None:
+    done = in_trouble(tmp_path, signal.SIGSTOP)  # the timeout there is the bound: three times 20 s, and some slack
+    service, *words = done.stdout.split()
+    assert words == ["sent", "done"], done.stderr
+    assert done.returncode == 0
+    assert done.stderr in ("", "wandb: ERROR Problem finishing run\n")  # wandb's own words, from its own thread
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("WARNING") == 1
+    assert "WandbTracker did not finish within 20 s and is left behind; history.jsonl has every row." in log
+    assert not Path(f"/proc/{service}").exists()
+    kept, expected = kept_and_expected(tmp_path)
+    assert kept == expected
+
+
+TROUBLE = """
+import os, sys, time
 from pathlib import Path
 
 from hybridopt.experiment.job import run_job
 from tests.experiment.test_trackers import config
 
-def kill(row):
+def trouble(row):
     if row["type"] != "step" or row["step"] != 20:
         return
     for entry in Path("/proc").glob("[0-9]*"):
@@ -118,11 +145,11 @@ def kill(row):
         except OSError:  # it is gone
             continue
         if name.startswith("wandb") and int(rest.split()[1]) == os.getpid():
-            os.kill(int(entry.name), signal.SIGKILL)
-            print("killed")
+            os.kill(int(entry.name), int(sys.argv[2]))
+            print(entry.name, "sent")
             time.sleep(0.2)  # or the run would be over before anybody notices
 
-print(run_job(sys.argv[1], config(tracker="wandb", budget={"epochs": 40}), observer=kill)["status"])
+print(run_job(sys.argv[1], config(tracker="wandb", budget={"epochs": 40}), observer=trouble)["status"])
 """
 
 
@@ -251,9 +278,15 @@ class Broken(Tracker):
 
 
 class Hanging(Tracker):
-    """Never comes back from its first row."""
+    """Never comes back from its first row, unless it is told to let go; then not from that."""
+
+    abandoned = False
 
     def log(self, row: Any) -> None:
+        time.sleep(60)
+
+    def abandon(self) -> None:
+        self.abandoned = True
         time.sleep(60)
 
 
@@ -275,7 +308,8 @@ def test_a_broken_tracker_is_one_warning_and_nothing_else(tmp_path: Path, monkey
 
 
 def test_a_hanging_tracker_neither_slows_nor_holds_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    mirror = Mirror(Hanging(None), patience=0.3)
+    tracker = Hanging(None)
+    mirror = Mirror(tracker, patience=0.3)
     start = time.monotonic()
     mirror.start(Path("."), {}, "id")
     for step in range(100):
@@ -284,7 +318,10 @@ def test_a_hanging_tracker_neither_slows_nor_holds_the_run(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         mirror.finish({"status": "done"})
     assert time.monotonic() - start < 2
-    assert "left behind" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "Hanging did not finish within 0.3 s and is left behind; history.jsonl has every row."
+    ]
+    assert tracker.abandoned
 
 
 def test_wandb_that_cannot_write_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +334,16 @@ def test_wandb_that_cannot_write_costs_a_warning(tmp_path: Path, monkeypatch: py
     status = run_job(tmp_path, config(tracker="wandb"))
     assert status["status"] == "done"
     assert "WandbTracker failed in start" in (tmp_path / "run.log").read_text()
+
+
+def test_a_wandb_directory_that_cannot_be_made_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Modes do not stop root; a regular file in the place of the directory stops anybody.
+    for name in ("wandb", ".wandb"):
+        (tmp_path / name).write_text("")
+    status = run_job(tmp_path, config(tracker="wandb"))
+    assert status["status"] == "done"
+    assert (tmp_path / "run.log").read_text().count("WARNING") == 1
+    assert len(read_rows(tmp_path / "history.jsonl")) == 9
 
 
 def test_no_tracker_starts_no_thread() -> None:
