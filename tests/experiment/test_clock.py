@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from hybridopt.cli import main
 from hybridopt.experiment import clock as clock_module
 from hybridopt.experiment import evaluation, loop, startup
 from hybridopt.experiment.clock import PHASES, Clock
+from hybridopt.experiment.config import to_plain
 from hybridopt.experiment.jsonio import read_json
+from hybridopt.experiment.layout import write_config
 from tests.experiment.test_loop import config, run_until
 
 
@@ -101,3 +104,12 @@ def test_the_start_of_a_process_lies_before_now_and_stays() -> None:
     began = startup.process_began()
     assert began <= time.perf_counter()
     assert startup.process_began() == pytest.approx(began, abs=0.05)
+
+
+def test_the_command_counts_from_the_start_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(tmp_path, to_plain(config(budget={"steps": 1})))
+    monkeypatch.setattr(startup, "process_began", lambda: time.perf_counter() - 1000)
+    assert main(["job", str(tmp_path)]) == 0
+    phases = read_json(tmp_path / "status.json")["phases"]
+    assert 1000 < phases["startup"] < 1100
+    assert phases["training"] < 100
