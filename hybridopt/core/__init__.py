@@ -14,6 +14,7 @@ from hybridopt.core.errors import (
     UnknownNameError,
     suggest,
 )
+from hybridopt.core.packages import need
 from hybridopt.core.registry import Registry
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "UnknownNameError",
     "check",
     "make_config",
+    "need",
     "option",
     "suggest",
     "to_dict",

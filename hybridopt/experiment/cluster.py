@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import signal
 import threading
@@ -20,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridopt.core import ConfigError, suggest
+from hybridopt.core import ConfigError, need, suggest
 from hybridopt.experiment.config import Launcher
 from hybridopt.experiment.ending import settle, status_stamp
 from hybridopt.experiment.monitor import Monitor, Outcome
@@ -173,15 +172,7 @@ def check_launcher(launcher: Launcher) -> None:
             )
         return
     module, extra = ("ray", "ray") if launcher.name == "ray" else ("hydra_plugins.hydra_submitit_launcher", "sweep")
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        found = False
-    if not found:
-        raise ConfigError(
-            f"launcher={launcher.name} needs packages that are not installed: pip install 'hybridopt[{extra}]', "
-            "or use launcher=local."
-        )
+    need(module, extra=extra, owner=f"launcher={launcher.name}", otherwise="use launcher=local", error=ConfigError)
     complete_options(launcher)
     if launcher.name == "submitit_slurm":
         import shutil

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from hybridopt.core import ConfigError, DeviceError, make_config, option, suggest, to_dict
+from hybridopt.core import ConfigError, DeviceError, make_config, need, option, suggest, to_dict
 from hybridopt.experiment import parts
 
 
@@ -228,11 +227,8 @@ def need_safetensors() -> None:
     Raises:
         ConfigError: If it is not installed.
     """
-    if importlib.util.find_spec("safetensors") is None:
-        raise ConfigError(
-            "Weights are exported with the package safetensors, which is not installed: pip install "
-            "'hybridopt[export]', or leave export.weights=false; checkpoint.pt holds the weights in any case."
-        )
+    otherwise = "leave export.weights=false; checkpoint.pt holds the weights in any case"
+    need("safetensors", extra="export", owner="Writing weights", otherwise=otherwise, error=ConfigError)
 
 
 def check_device(device: str, *, asked_for: bool | None = None) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hybridopt.core import ConfigError, option
+from hybridopt.core import ConfigError, need, option
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.layout import PROVENANCE
 from hybridopt.experiment.trackers import AXES, Tracker, flatten
@@ -50,11 +49,8 @@ class TensorBoardTracker(Tracker):
         flush_every: float = option(30.0, gt=0, help="seconds between two writes to the disk")
 
         def __post_init__(self) -> None:
-            if importlib.util.find_spec("tensorboard") is None:
-                raise ConfigError(
-                    "this tracker needs the package tensorboard, which is not installed: pip install "
-                    "'hybridopt[tensorboard]', or leave tracker=none; history.jsonl has every row in any case."
-                )
+            otherwise = "leave tracker=none; history.jsonl has every row in any case"
+            need("tensorboard", extra="tensorboard", owner="this tracker", otherwise=otherwise, error=ConfigError)
 
     summary = "TensorBoard event files in the run directory"
 

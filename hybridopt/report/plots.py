@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridopt.core.errors import HybridoptError
+from hybridopt.core.packages import need
 from hybridopt.report.chart import Guide
 from hybridopt.report.curves import Line
 from hybridopt.report.looks import look
@@ -71,11 +70,8 @@ def need_matplotlib() -> None:
     Raises:
         HybridoptError: If it is not.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise HybridoptError(
-            "Figures as PDF or PNG need matplotlib, which is not installed: run `pip install 'hybridopt[figures]'`, or "
-            "ask for svg, which needs nothing."
-        )
+    owner = "A figure as PDF or PNG"
+    need("matplotlib", extra="figures", owner=owner, otherwise="ask for svg, which needs nothing")
 
 
 def plot(picture: Picture, path: Path) -> None:

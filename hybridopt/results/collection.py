@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridopt.core.errors import ConfigError, HybridoptError, suggest
+from hybridopt.core.errors import ConfigError, suggest
+from hybridopt.core.packages import need
 from hybridopt.experiment.identity import determining
 from hybridopt.results.run import Curve, Run, Target, TimeToTarget, flat
 
@@ -149,11 +150,8 @@ def _short(key: str) -> str:
 
 
 def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError as error:
-        raise HybridoptError(
-            "Data frames need pandas, which is not installed: pip install 'hybridopt[frames]', or use the plain "
-            "records in Results.runs (Run.record(), Run.rows)."
-        ) from error
+    otherwise = "use the plain records in Results.runs (Run.record(), Run.rows)"
+    need("pandas", extra="frames", owner="A data frame", otherwise=otherwise)
+    import pandas
+
     return pandas

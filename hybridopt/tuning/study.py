@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridopt import results
-from hybridopt.core import ConfigError, HybridoptError, option
+from hybridopt.core import ConfigError, HybridoptError, need, option
 from hybridopt.data.batches import LARGE
 from hybridopt.experiment.build import build_task, check_buildable, limits_of
 from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
@@ -21,7 +21,7 @@ from hybridopt.results.run import Run
 from hybridopt.tuning.samplers import SAMPLERS
 from hybridopt.tuning.score import OBJECTIVES, Score
 from hybridopt.tuning.space import Space
-from hybridopt.tuning.tpe import Told, need_optuna, propose
+from hybridopt.tuning.tpe import Told, propose
 
 LEAST_TRIALS = 8
 """Complete trials that the dearest method should have for its tuning to mean anything."""
@@ -124,7 +124,7 @@ class Study:
         fixed: Sequence[str] = (),
     ) -> None:
         if settings.sampler == "optuna":
-            need_optuna()
+            need("optuna", extra="tune", owner="sampler=optuna", otherwise="take sampler=sobol, which needs nothing")
         self.settings = settings
         self.base = copy.deepcopy(base)
         self.base.tuning = None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hybridopt.core import HybridoptError
 from hybridopt.tuning.dimensions import Choices, Dimension
 from hybridopt.tuning.score import Score
 
@@ -18,19 +16,6 @@ if TYPE_CHECKING:
 
 Told = tuple[Mapping[str, Any], Score | None]
 """A point and its score; None for a point that is running or was drawn a moment ago."""
-
-
-def need_optuna() -> None:
-    """Says what to install if Optuna is not there.
-
-    Raises:
-        HybridoptError: If it is not.
-    """
-    if importlib.util.find_spec("optuna") is None:
-        raise HybridoptError(
-            "sampler=optuna needs Optuna, which is not installed: run `pip install 'hybridopt[tune]'`, or take "
-            "sampler=sobol, which needs nothing."
-        )
 
 
 def optuna_version() -> str:

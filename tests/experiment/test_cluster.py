@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import signal
@@ -144,7 +145,7 @@ def test_what_cannot_work_is_refused(
 def test_a_missing_package_is_named_before_anything_is_written(
     name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert main(["run", f"launcher={name}", "budget.steps=1", f"out={tmp_path / 'out'}", "device=cpu"]) == 2
     captured = capsys.readouterr()
     assert f"pip install 'hybridopt[{extra}]'" in captured.err

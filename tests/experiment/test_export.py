@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_tied_weights_keep_both_names(tmp_path: Path) -> None:
 
 
 def test_without_safetensors_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"hybridopt\[export\]"):
         config(export={"weights": True})
 

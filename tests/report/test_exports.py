@@ -13,7 +13,7 @@ import pytest
 
 from hybridopt import cli
 from hybridopt.core.errors import ConfigError, HybridoptError
-from hybridopt.report import plots, ranking_table, write_report
+from hybridopt.report import ranking_table, write_report
 from hybridopt.report.exports import csv_text, latex_tables
 from hybridopt.results import load
 from tests.synthetic_runs import Method, write_run
@@ -61,7 +61,7 @@ class TestFigures:
     def test_without_matplotlib_the_error_names_the_extra(
         self, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(HybridoptError, match=r"hybridopt\[figures\]"):
             write_report(sweep, tmp_path / "out", figures=["pdf"])
         assert not (tmp_path / "out").exists()
