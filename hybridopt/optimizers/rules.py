@@ -129,6 +129,18 @@ def decoupled(p: Tensor, hyper: Hyper) -> Tensor:
     return p if decay is None else p * like(1 - hyper["lr"] * decay, p)
 
 
+def decayed(p: Tensor, g: Tensor, hyper: Hyper, decoupling: bool) -> tuple[Tensor, Tensor]:
+    """Returns the tensor and its gradient after the decay, which changes one of the two.
+
+    Args:
+        p: The tensor.
+        g: Its gradient.
+        hyper: Holds ``lr``, and may hold ``weight_decay``.
+        decoupling: Whether the decay is decoupled.
+    """
+    return (decoupled(p, hyper), g) if decoupling else (p, coupled(p, g, hyper))
+
+
 def like(number: Tensor, p: Tensor) -> Tensor:
     """Returns a number in the precision of a tensor; arithmetic of numbers alone is done in float64, as torch does.
 
@@ -215,10 +227,7 @@ class Moments(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: State, hyper: Hyper, t: Tensor) -> tuple[Tensor, State]:
         """See `Rule.update`."""
-        if self.decoupling:
-            p = decoupled(p, hyper)
-        else:
-            g = coupled(p, g, hyper)
+        p, g = decayed(p, g, hyper, self.decoupling)
         first = mean(state["exp_avg"], g, hyper["beta1"])
         second = mean_square(state["exp_avg_sq"], g, hyper["beta2"])
         after = {"exp_avg": first, "exp_avg_sq": second}
@@ -337,10 +346,7 @@ class RectifiedMoments(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: State, hyper: Hyper, t: Tensor) -> tuple[Tensor, State]:
         """See `Rule.update`."""
-        if self.decoupling:
-            p = decoupled(p, hyper)
-        else:
-            g = coupled(p, g, hyper)
+        p, g = decayed(p, g, hyper, self.decoupling)
         beta1, beta2 = hyper["beta1"], hyper["beta2"]
         first, second = mean(state["exp_avg"], g, beta1), mean_square(state["exp_avg_sq"], g, beta2)
         correction = 1 - beta2**t
@@ -378,10 +384,7 @@ class NesterovMoments(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: State, hyper: Hyper, t: Tensor) -> tuple[Tensor, State]:
         """See `Rule.update`."""
-        if self.decoupling:
-            p = decoupled(p, hyper)
-        else:
-            g = coupled(p, g, hyper)
+        p, g = decayed(p, g, hyper, self.decoupling)
         beta1, beta2 = hyper["beta1"], hyper["beta2"]
         now = beta1 * (1 - 0.5 * 0.96 ** (t * hyper["momentum_decay"]))
         following = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * hyper["momentum_decay"]))

@@ -13,7 +13,6 @@ from hybridopt.tasks.base import Split, Splits, Target, TaskConfig
 from hybridopt.tasks.classification import Classification
 from hybridopt.tasks.data.cifar import CIFAR10, load_cifar
 from hybridopt.tasks.data.files import DataFile
-from hybridopt.tasks.data.split import partition
 
 SHARES = (0.9, 0.1)
 """Training and validation share of the published training set: 45,000 and 5,000 images."""
@@ -52,10 +51,7 @@ class CIFARClassification(Classification):
         Args:
             seed: Decides which training images are held out for validation.
         """
-        images = load_cifar(self.source)
-        kept, held_out = partition(len(images.train_images), SHARES, seed, labels=images.train_labels)
-        pixels = (images.train_images[kept], images.train_images[held_out], images.test_images)
-        labels = (images.train_labels[kept], images.train_labels[held_out], images.test_labels)
+        pixels, labels = load_cifar(self.source).held_out(SHARES, seed)
         inputs = [part.float().div_(255) for part in pixels]
         deviation, mean = torch.std_mean(inputs[0], dim=(0, 2, 3), keepdim=True, correction=0)
         inputs = [(part - mean) / deviation for part in inputs]

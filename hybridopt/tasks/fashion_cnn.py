@@ -12,7 +12,7 @@ from hybridopt.core import option
 from hybridopt.tasks.base import Split, Splits, Target, TaskConfig
 from hybridopt.tasks.classification import Classification
 from hybridopt.tasks.data.images import FASHION_MNIST, ImageSource, load_images
-from hybridopt.tasks.data.split import partition, standardize
+from hybridopt.tasks.data.split import standardize
 
 SHARES = (5 / 6, 1 / 6)
 """Training and validation share of the published training set: 50,000 and 10,000 images."""
@@ -62,10 +62,7 @@ class FashionCNN(Classification):
         Args:
             seed: Decides which training images are held out for validation.
         """
-        images = load_images(self.source)
-        kept, held_out = partition(len(images.train_images), SHARES, seed, labels=images.train_labels)
-        pixels = (images.train_images[kept], images.train_images[held_out], images.test_images)
-        labels = (images.train_labels[kept], images.train_labels[held_out], images.test_labels)
+        pixels, labels = load_images(self.source).held_out(SHARES, seed)
         inputs = tuple(part.unsqueeze(1).float().div_(255) for part in pixels)
         if self.config.standardize:
             inputs = standardize(*inputs)

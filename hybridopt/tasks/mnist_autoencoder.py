@@ -9,7 +9,6 @@ from hybridopt.core import option
 from hybridopt.tasks.autoencoder import DeepAutoencoder
 from hybridopt.tasks.base import Split, Splits, Target, TaskConfig
 from hybridopt.tasks.data.images import MNIST, ImageSource, load_images
-from hybridopt.tasks.data.split import partition
 
 SHARES = (5 / 6, 1 / 6)
 """Training and validation share of the published training set: 50,000 and 10,000 images."""
@@ -61,8 +60,6 @@ class MNISTAutoencoder(DeepAutoencoder):
         Args:
             seed: Decides which training images are held out for validation.
         """
-        images = load_images(self.source)
-        kept, held_out = partition(len(images.train_images), SHARES, seed, labels=images.train_labels)
-        pixels = (images.train_images[kept], images.train_images[held_out], images.test_images)
+        pixels, _ = load_images(self.source).held_out(SHARES, seed)
         inputs = [part.flatten(1).float().div_(255) for part in pixels]
         return Splits(*(Split(part, part) for part in inputs))

@@ -11,7 +11,7 @@ from hybridopt.core import option
 from hybridopt.tasks.base import Split, Splits, Target, TaskConfig
 from hybridopt.tasks.classification import Classification
 from hybridopt.tasks.data.images import MNIST, ImageSource, load_images
-from hybridopt.tasks.data.split import partition, standardize
+from hybridopt.tasks.data.split import standardize
 from hybridopt.tasks.recurrent import CELLS, INITIALIZATIONS, LastStepRNN
 
 SHARES = (5 / 6, 1 / 6)
@@ -51,14 +51,7 @@ class MNISTClassification(Classification):
         Args:
             seed: Decides which training images are used and which are held out for validation.
         """
-        images = load_images(self.source)
-        kept, held_out = partition(len(images.train_images), SHARES, seed, labels=images.train_labels)
-        wanted = self.config.train_samples
-        if wanted is not None and wanted < len(kept):
-            share = wanted / len(kept)
-            kept = kept[partition(len(kept), (share, 1 - share), seed, labels=images.train_labels[kept])[0]]
-        pixels = (images.train_images[kept], images.train_images[held_out], images.test_images)
-        labels = (images.train_labels[kept], images.train_labels[held_out], images.test_labels)
+        pixels, labels = load_images(self.source).held_out(SHARES, seed, self.config.train_samples)
         inputs = standardize(*(part.float().div_(255) for part in pixels))
         return Splits(*(Split(*pair) for pair in zip(inputs, labels, strict=True)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from hybridopt.core import DataError
 from hybridopt.tasks.data.files import DataFile, locate
 from hybridopt.tasks.data.idx import read_idx
+from hybridopt.tasks.data.split import partition
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,27 @@ class Images:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    def held_out(
+        self, shares: Sequence[float], seed: int, most: int | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns pixels, and labels, of three parts: training, validation (held out, class by class) and test.
+
+        Args:
+            shares: Of the published training set, for training and validation.
+            seed: Decides which images are held out.
+            most: Training images to be used, stratified; None: all that are left.
+
+        Raises:
+            DataError: If a part would be empty.
+        """
+        labels = self.train_labels
+        kept, validation = partition(len(labels), shares, seed, labels=labels)
+        if most is not None and most < len(kept):
+            share = most / len(kept)
+            kept = kept[partition(len(kept), (share, 1 - share), seed, labels=labels[kept])[0]]
+        pixels = [*(self.train_images[part] for part in (kept, validation)), self.test_images]
+        return pixels, [*(labels[part] for part in (kept, validation)), self.test_labels]
 
 
 def load_images(source: ImageSource) -> Images:
