@@ -15,6 +15,7 @@ from hybridopt.core import ConfigError, option
 from hybridopt.escape import snapshot as snapshots
 from hybridopt.hybrid.members import Holder
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
 from hybridopt.objective.ledger import WEIGHTS
 from hybridopt.objective.randomness import RandomState
 from hybridopt.optimizers.base import Stepping, resolve_config
@@ -110,6 +111,7 @@ class Auto(Holder):
         """The member that does the next step."""
         return self._members[self.state[RULE].get("turn", 0)]
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the member whose turn it is, then looks whether its trial or its run is over.
 

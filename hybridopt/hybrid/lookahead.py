@@ -13,6 +13,7 @@ from torch import Tensor
 from hybridopt.core import CombinationError, ObjectiveError, option
 from hybridopt.hybrid.members import Holder
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
 from hybridopt.optimizers.base import Stepping, resolve_config
 from hybridopt.optimizers.tensor_lists import holding
 
@@ -76,6 +77,7 @@ class Lookahead(Holder):
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the inner optimizer, then synchronises if it is due.
 

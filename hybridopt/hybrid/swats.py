@@ -13,6 +13,7 @@ from hybridopt.core import option
 from hybridopt.hybrid.members import Holder
 from hybridopt.hybrid.projection import ProjectedRate
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
 from hybridopt.optimizers.base import MEMORY, Stepping, resolve_config
 from hybridopt.optimizers.first_order_base import RateConfig, check_betas
 
@@ -76,6 +77,7 @@ class SWATS(Holder):
         """The member whose turn it is."""
         return self._members[1 if "factor" in self.state[RULE] else 0]
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the active member, then looks whether to switch.
 
@@ -89,9 +91,7 @@ class SWATS(Holder):
             ObjectiveError: If it is not an `Objective`, or cannot be evaluated.
         """
         self._check_objective(objective)
-        memory = self.state[RULE]
-        memory["steps"] = memory.get("steps", 0) + 1
-        loss = self._sgd_step(objective) if "factor" in memory else self._adam_step(objective)
+        loss = self._sgd_step(objective) if "factor" in self.state[RULE] else self._adam_step(objective)
         self._watch(objective, loss)
         return loss
 
@@ -100,6 +100,7 @@ class SWATS(Holder):
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         before = [parameter.detach().clone() for parameter in parameters]
         loss = member.step(objective)  # type: ignore[attr-defined]
+        self._count()
         self.report = member.report
         self.note(member="adam")
         decay = {id(p): group["weight_decay"] for group in self.param_groups for p in group["params"]}
@@ -116,6 +117,10 @@ class SWATS(Holder):
         if rate is not None and (self.escape is None or not self.escape.busy(self)):
             self._switch(rate)
         return loss
+
+    def _count(self) -> None:
+        memory = self.state[RULE]
+        memory["steps"] = memory.get("steps", 0) + 1
 
     def _switch(self, rate: float) -> None:
         memory = self.state[RULE]
@@ -135,6 +140,7 @@ class SWATS(Holder):
         finally:
             for group, rate in zip(self.param_groups, rates, strict=True):
                 group["lr"] = rate
+        self._count()
         self.report = member.report
         self.note(member="sgd", rate=factor * float(rates[0]))
         return loss

@@ -15,6 +15,7 @@ from hybridopt.hybrid.hand_over import offered, take
 from hybridopt.hybrid.members import Holder
 from hybridopt.hybrid.rules import Step, Until, check_until, due
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
 from hybridopt.optimizers.base import MEMORY, Stepping, resolve_config
 
 RULE = "switch"
@@ -166,6 +167,7 @@ class Switch(Holder):
         """The member whose turn it is."""
         return self._members[self.stage]
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the active member, then looks whether to switch.
 

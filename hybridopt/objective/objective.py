@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hybridopt.core import ObjectiveError
+from hybridopt.objective import autocast
 from hybridopt.objective.decay import Decay
 from hybridopt.objective.evaluation import Evaluation
 from hybridopt.objective.function import FunctionModule
@@ -53,6 +55,8 @@ class Objective(Evaluation):
         >>> gradient.shape
         torch.Size([4])
     """
+
+    _whole = False  # whether the space is that of all trainable parameters, and not an optimizer's
 
     def __init__(
         self,
@@ -256,13 +260,24 @@ class Objective(Evaluation):
         space, slots = self._problem.binding(parameters)
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound._space, bound._slots = space, slots
+        bound._space, bound._slots, bound._whole = space, slots, False
         bound._decay = Decay.of_groups(space, groups) if regularize else Decay()
         if self.curvature_batch is not None:
             bound.curvature_batch = self.curvature_batch.bind(groups, regularize=regularize)
         if self.overlap is not None:
             bound.overlap = self.overlap.bind(groups, regularize=regularize)
         return bound
+
+    @contextmanager
+    def autocast_in_forward(self) -> Iterator[None]:
+        """Context in which the autocast that is on now holds in forward passes only, on all batches."""
+        now = autocast.regions()
+        before, self._problem.autocast = self._problem.autocast, now
+        try:
+            with autocast.left(now):
+                yield
+        finally:
+            self._problem.autocast = before
 
     @property
     def space(self) -> ParameterSpace:
@@ -271,8 +286,9 @@ class Objective(Evaluation):
         Raises:
             ObjectiveError: If no parameter requires a gradient.
         """
-        if self._space is None:
+        if self._space is None or (self._whole and self._space.converted()):
             self._space, self._slots = self._problem.binding(self._problem.trainable())
+            self._whole = True
         return self._space
 
     @property

@@ -47,9 +47,14 @@ class ParameterSpace:
         for dtype in dtypes:
             self.dtype = torch.promote_types(self.dtype, dtype)
         self.uniform = len(dtypes) == 1
+        self._kinds = [(parameter.dtype, parameter.device) for parameter in self.parameters]
         self.shapes = [parameter.shape for parameter in self.parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.n = sum(self.sizes)
+
+    def converted(self) -> bool:
+        """Returns whether a parameter got another dtype or device since, as by ``model.double()``."""
+        return any((p.dtype, p.device) != kind for p, kind in zip(self.parameters, self._kinds, strict=True))
 
     def views(self, vector: Tensor) -> list[Tensor]:
         """Returns views of a flat vector in the shapes of the parameters.

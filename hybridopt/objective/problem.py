@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from hybridopt.core import ObjectiveError
+from hybridopt.objective import autocast
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
 from hybridopt.objective.point import flatten_outputs, separate_outputs
@@ -48,6 +49,7 @@ class Problem:
         # Random, so that a key saved in a checkpoint never meets another process's batch by chance.
         self._token = uuid.uuid4().hex[:12]
         self._batches = 0
+        self.autocast: autocast.Regions = ()
 
     def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
         """Returns parameters as a flat vector, and their slots in the model; the same ones when asked again.
@@ -59,7 +61,7 @@ class Problem:
             ObjectiveError: If there is none, or one does not belong to the model.
         """
         key = tuple(map(id, parameters))
-        if key not in self._bindings:
+        if key not in self._bindings or self._bindings[key][0].converted():
             space = ParameterSpace(parameters)
             self._bindings[key] = space, Slots(self.modules, space.parameters)
         return self._bindings[key]
@@ -76,6 +78,8 @@ class Problem:
     def forward(self, inputs: Any, targets: Any, *, separate: bool = False) -> tuple[Tensor, Any]:
         """Returns the loss and the model's outputs: the model's own forward pass, with nothing around it.
 
+        Autocast that the user has put around a step is on here.
+
         Args:
             inputs: A tensor; a tuple or list of positional arguments; a dict of keyword arguments; None for none.
             targets: Second argument of the loss, or None.
@@ -84,6 +88,12 @@ class Problem:
         Raises:
             ObjectiveError: If the loss is not a scalar.
         """
+        if self.autocast or autocast.is_on():
+            with autocast.entered(self.autocast or autocast.regions()):
+                return self._forward(inputs, targets, separate)
+        return self._forward(inputs, targets, separate)
+
+    def _forward(self, inputs: Any, targets: Any, separate: bool) -> tuple[Tensor, Any]:
         if inputs is None:
             outputs = self.model()
         elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):

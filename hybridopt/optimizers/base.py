@@ -14,6 +14,8 @@ from torch import Tensor
 from hybridopt.core import CombinationError, ConfigError, ObjectiveError, check, make_config, suggest
 from hybridopt.escape.base import Escape, resolve_escape
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
+from hybridopt.optimizers.conversion import check_precision, follow, kinds
 from hybridopt.optimizers.report import Report, norm
 from hybridopt.optimizers.saved_state import STAMP, check_state, stamp
 
@@ -45,6 +47,9 @@ class Stepping:
     """Whether the steps head for lower values. What an escape gains from a method that is drawn to any stationary
     point would be lost again, so the two are refused together."""
 
+    half_precision: ClassVar[bool] = True
+    """Whether the parameters may be in bfloat16 or float16."""
+
     state_layout: ClassVar[tuple[str, ...]] = ()
     """Options that shape what the method remembers: a state saved with others of them is refused."""
 
@@ -68,6 +73,25 @@ class Stepping:
                 "trust_newton_cg or saddle_free_newton."
             )
         self.report = Report()
+        check_precision(self)
+        self._look_at_parameters()
+
+    def _look_at_parameters(self) -> None:
+        """Notes the dtypes and devices that the state is made for."""
+        self._kinds = kinds(self)
+        self._kind = next(iter(self._kinds.values()), None)
+
+    def _follow(self, first: Tensor) -> None:
+        """Brings the state to parameters that were converted or moved since the last step.
+
+        Args:
+            first: The first trainable parameter; the others are looked at only where it has changed.
+        """
+        if (first.dtype, first.device) != self._kind:
+            if self._kinds.get(id(first)) != (first.dtype, first.device):
+                follow(self, self._kinds)
+                self._look_at_parameters()
+            self._kind = first.dtype, first.device
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -169,6 +193,7 @@ class Stepping:
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
         self.report = Report()
+        self._look_at_parameters()
 
     def _grads(self) -> list[Tensor]:
         groups = self.param_groups  # type: ignore[attr-defined]
@@ -223,6 +248,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
             check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
         super().add_param_group(param_group)
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step on the objective.
 
@@ -240,6 +266,7 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         self._check_objective(objective)
         self.report = Report()
         bound = objective.bind(self.param_groups, regularize=True)
+        self._follow(bound.space.parameters[0])
         bound.renew()
         self.update(bound)
         bound.adopt()

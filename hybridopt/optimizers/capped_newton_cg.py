@@ -89,6 +89,7 @@ class CappedNewtonCG(Optimizer):
     """
 
     Config = CappedNewtonCGConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Newton with capped CG, leaves strict saddles (Royer et al. 2020)"

@@ -73,6 +73,7 @@ class CurvilinearNewton(Optimizer):
     """
 
     Config = CurvilinearNewtonConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Newton with negative curvature: curvilinear search, or the better of two steps"

@@ -74,6 +74,7 @@ class HessianFree(Optimizer):
     """
 
     Config = HessianFreeConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Hessian-free: Gauss-Newton, warm-started CG, backtracking (Martens 2010)"

@@ -81,6 +81,7 @@ class KBFGS(Optimizer):
     """
 
     Config = KBFGSConfig
+    half_precision = False
     state_layout = ("output",)
     family = "structured"
     batch = "large"

@@ -84,6 +84,7 @@ class KroneckerStep(Optimizer):
     """Base of `KFAC` and `EKFAC`; see there."""
 
     Config = KroneckerConfig
+    half_precision = False
     family = "structured"
     batch = "large"
     corrected: ClassVar[bool] = False

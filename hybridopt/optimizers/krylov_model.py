@@ -80,6 +80,7 @@ class KrylovModelMethod(Optimizer):
     which the gradient does not see, and the step leaves the saddle.
     """
 
+    half_precision = False
     weight: str
     """Name of the weight in the config, the memory and the report."""
 

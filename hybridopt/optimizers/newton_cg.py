@@ -67,6 +67,7 @@ class NewtonCG(Optimizer):
     """
 
     Config = NewtonCGConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Newton by conjugate gradients, line search, LM damping"

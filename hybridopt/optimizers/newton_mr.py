@@ -55,6 +55,7 @@ class NewtonMR(Optimizer):
     """
 
     Config = NewtonMRConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Newton by minimal residuals, non-positive curvature (Liu and Roosta 2022)"

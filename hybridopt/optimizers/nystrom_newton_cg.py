@@ -72,6 +72,7 @@ class NystromNewtonCG(Optimizer):
     """
 
     Config = NystromNewtonCGConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "Newton-CG with a randomized Nystrom preconditioner (Rathore et al. 2024)"

@@ -58,6 +58,7 @@ class SaddleFreeNewton(Optimizer):
     """
 
     Config = SaddleFreeNewtonConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "saddle-free Newton, |H| in a Krylov space (Dauphin et al. 2014)"

@@ -111,9 +111,7 @@ def _check_stamp(optimizer: Any, saved: Mapping[str, Any], made_by: Mapping[str,
                 "state."
             )
     for place, (theirs, mine) in enumerate(zip(made_by["dtypes"], now["dtypes"], strict=True)):
-        if theirs != mine and any(
-            isinstance(key, str) and _holds_floats(saved["state"][key]) for key in saved["state"]
-        ):
+        if theirs != mine and any(_keeps_dtype(key, value) for key, value in saved["state"].items()):
             raise ConfigError(
                 f"{own} cannot go on from this state: {_told(optimizer, place)} was in {theirs}, here it is in {mine}, "
                 "and what the method remembers keeps its precision. Convert the model to the dtype of then, or start "
@@ -150,6 +148,14 @@ def _told(optimizer: Any, place: int) -> str:
     """A parameter in words: its number, and its name if the optimizer was given names."""
     names = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
     return f"parameter {place}" + (f" ({names[place]})" if place < len(names) else "")
+
+
+def _keeps_dtype(key: Any, value: Any) -> bool:
+    """Whether torch leaves the dtype of something when it loads it: what lies under text, and a ``step``."""
+    if isinstance(key, str):
+        return _holds_floats(value)
+    step = value.get("step") if isinstance(value, Mapping) else None
+    return isinstance(step, Tensor) and step.dim() > 0
 
 
 def _holds_floats(value: Any) -> bool:

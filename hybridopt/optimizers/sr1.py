@@ -50,6 +50,7 @@ class SR1(TrustSR1):
     """
 
     Config = DenseSR1Config
+    half_precision = False
     summary = "dense SR1, trust region"
 
     def __init__(self, params: Any, config: Any = None, *, escape: Any = None, **options: Any) -> None:

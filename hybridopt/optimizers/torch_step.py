@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.objective import Objective
+from hybridopt.objective.autocast import in_forward_only
 from hybridopt.optimizers.base import Stepping
 from hybridopt.optimizers.report import Report, norm
 
@@ -22,6 +23,7 @@ class TorchStep(Stepping):
 
     torch_class: ClassVar[type[torch.optim.Optimizer]]
 
+    @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:
         """Does one step on the objective.
 
@@ -40,6 +42,7 @@ class TorchStep(Stepping):
         if type(objective) is not Objective:
             self._check_objective(objective)
         parameters = self._trainable()
+        self._follow(parameters[0])
         self.report = Report()
         loss = self._descend(objective, parameters)
         # Fused kernels write behind autograd's back; operators built before must notice.

@@ -70,6 +70,7 @@ class TrustNewtonCG(Optimizer):
     """
 
     Config = TrustNewtonCGConfig
+    half_precision = False
     family = "newton"
     batch = "full"
     summary = "trust-region Newton with Steihaug's conjugate gradients"
