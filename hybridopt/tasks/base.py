@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -228,27 +229,31 @@ class Task(ABC):
         """Returns the training loss of the best predictor that ignores its input.
 
         A run that ends near it has learned nothing. This default fits a constant output by the loss itself, which is
-        right for any loss that is convex in the outputs; the shipped tasks have it in closed form.
+        right for any loss that is convex in the outputs; the shipped tasks have it in closed form. A loss without a
+        lower bound in the outputs has among them what the model charges for its parameters (the regularizer of
+        `Logistic`), which no constant may stand for: then the model's own parameters are fitted, while all samples look
+        alike to it (as their mean, or as the first one where inputs are no real numbers).
 
         Args:
             splits: What `splits` returned.
+
+        Returns:
+            The loss; NaN or infinite where neither fit has one.
         """
         train = splits.train
-        model = self.model(0).to(train.inputs.device, train.inputs.dtype).eval()
+        dtype = train.inputs.dtype if train.inputs.is_floating_point() else None
+        model = self.model(0).to(train.inputs.device, dtype).eval()
+        same = train.inputs.mean(dim=0, keepdim=True) if train.inputs.is_floating_point() else train.inputs[:1]
+
+        def loss(output: Tensor) -> Tensor:
+            return self.loss(output.expand(len(train), *output.shape[1:]), train.targets)
+
         with torch.no_grad():
-            constant = torch.zeros_like(model(train.inputs[:1]))
-        constant.requires_grad_(True)
-        optimizer = torch.optim.LBFGS([constant], max_iter=200, line_search_fn="strong_wolfe")
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = self.loss(constant.expand(len(train), *constant.shape[1:]), train.targets)
-            loss.backward()
-            return loss
-
-        with torch.enable_grad():
-            optimizer.step(closure)
-            return float(closure().detach())
+            constant = torch.zeros_like(model(same))
+        lowest = fitted([constant.requires_grad_()], lambda: loss(constant))
+        if math.isfinite(lowest):
+            return lowest
+        return fitted([p for p in model.parameters() if p.requires_grad], lambda: loss(model(same)))
 
     def splits(self, seed: int = 0) -> Splits:
         """Returns the data in three disjoint parts, float32, on the CPU.
@@ -293,6 +298,27 @@ class Task(ABC):
             splits: What `splits` returned.
         """
         return self.work(splits.train.inputs, splits.train.targets)
+
+
+def fitted(parameters: list[Tensor], loss: Callable[[], Tensor]) -> float:
+    """Returns the loss at the minimum that L-BFGS finds from where the parameters are, which it moves there.
+
+    Args:
+        parameters: Leaves that require gradients.
+        loss: Their function.
+    """
+    optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        value = loss()
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return value.detach()
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+        return float(loss().detach())
 
 
 def check_batch_size(batch_size: int, samples: int, *, owner: str = "") -> int:

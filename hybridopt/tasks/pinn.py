@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core import option
-from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig
+from hybridopt.tasks.base import Split, Splits, Target, Task, TaskConfig, fitted
 from hybridopt.tasks.data.split import generator
 from hybridopt.tasks.taylor_mlp import TaylorMLP
 
@@ -199,13 +199,22 @@ class PINN(Task):
         return {"l2re": float((outputs.double() - value).norm() / value.norm().clamp_min(1e-300))}
 
     def trivial_loss(self, splits: Splits) -> float:
-        """Returns the loss of u = 0: the mean square of the initial values.
+        """Returns the loss of the best constant u, what a network says that sees neither x nor t.
 
         Args:
             splits: What `splits` returned.
         """
-        value, weight = splits.train.targets.double().unbind(1)
-        return float((weight * value.square()).mean())
+        train = splits.train.to(dtype=torch.float64)
+        model = _Residuals(TaylorMLP(2, 1, 1).to(train.inputs), self)
+        constant = model.network.linears[-1].bias
+        losses = []
+        for start in (0.0, float(train.targets[train.inputs[:, 2] == INITIAL, 0].mean())):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+                constant.fill_(start)
+            losses.append(fitted([constant], lambda: self.loss(model(train.inputs), train.targets)))
+        return min(losses)
 
 
 class PINNConvection(PINN):

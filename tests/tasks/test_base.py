@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -117,6 +118,46 @@ def test_default_trivial_loss_fits_the_best_constant():
     variance = splits.train.targets.var(correction=0).item()
     with torch.no_grad():  # whatever the caller's mode
         assert Line().trivial_loss(splits) == pytest.approx(variance, rel=1e-5)
+
+
+class Words(Line):
+    """Inputs are integers, so nothing has a mean; the prior of the targets is known."""
+
+    def build_splits(self, seed):
+        x = torch.arange(12)
+        return Splits(*(Split(x, (x % 4 == 0).long()) for _ in range(3)))
+
+    def build_model(self):
+        return nn.Embedding(12, 2)
+
+    def loss(self, outputs, targets):
+        return functional.cross_entropy(outputs, targets)
+
+
+class Charged(Words):
+    """The model charges for its parameters in an output of its own: no constant may be put there."""
+
+    def build_model(self):
+        class Model(nn.Embedding):
+            def forward(self, x):
+                said = super().forward(x)
+                return torch.cat([said, self.weight.square().sum().expand(len(said), 1)], 1)
+
+        return Model(12, 2)
+
+    def loss(self, outputs, targets):
+        return functional.cross_entropy(outputs[:, :2], targets) + outputs[:, 2].mean()
+
+
+def test_default_trivial_loss_of_integer_inputs_is_the_entropy():
+    assert Words().trivial_loss(Words().splits()) == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+
+
+def test_default_trivial_loss_pays_what_the_model_charges():
+    # Of w = (-a, a) the loss is log(1 + e^(-2a)) + a/2 + 2 a^2; its minimum is found here by scanning a.
+    a = torch.linspace(-2, 2, 400_001, dtype=torch.float64)
+    expected = float((torch.log1p(torch.exp(-2 * a)) + a / 2 + 2 * a.square()).min())
+    assert Charged().trivial_loss(Charged().splits()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_model_leaves_the_global_generator_alone():

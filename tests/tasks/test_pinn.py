@@ -7,7 +7,7 @@ import torch
 
 import hybridopt as ho
 import hybridopt.tasks as tasks
-from hybridopt.tasks.pinn import INTERIOR, SOLUTION
+from hybridopt.tasks.pinn import INITIAL, INTERIOR, SOLUTION
 from hybridopt.tasks.taylor_mlp import TaylorMLP
 
 NAMES = ["pinn_convection", "pinn_reaction", "pinn_wave", "pinn_burgers"]
@@ -89,10 +89,20 @@ def test_hessian_products_are_right(name):
     torch.testing.assert_close(hessian @ vector, (sides[0] - sides[1]) / (2 * step), rtol=1e-4, atol=1e-4)
 
 
-def test_the_trivial_loss_is_that_of_zero():
-    task = tasks.create("pinn_convection")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trivial_loss_is_that_of_the_best_constant(name):
+    task = tasks.create(name, points=20)
     splits = task.splits(0)
-    assert task.trivial_loss(splits) == pytest.approx(0.5, abs=0.01)
+    rows, targets = splits.train.inputs, splits.train.targets
+    initial = targets[rows[:, 2] == INITIAL, 0].double()
+    constants = torch.linspace(-1, 1.5, 20_001, dtype=torch.float64)[:, None]
+    losses = (initial - constants).square().mean(1)
+    if name == "pinn_reaction":
+        losses = losses + (task.coefficient * constants * (1 - constants)).square()[:, 0]
+    if name in ("pinn_wave", "pinn_burgers"):  # at the ends u = 0; the others are periodic
+        losses = losses + constants.square()[:, 0]
+    with torch.no_grad():
+        assert task.trivial_loss(splits) == pytest.approx(float(losses.min()), rel=1e-6)
 
 
 def test_points_of_evaluation_are_disjoint_and_cover_the_grid():

@@ -13,7 +13,7 @@ NAMES = ["digits_cnn", "digits_rnn", "adding_rnn", "fashion_cnn", "mnist_autoenc
 
 SHIPPED = [name for name in tasks.registry.names() if tasks.registry.get(name).__module__.startswith("hybridopt.")]
 CHEAP = ["adding_rnn", "curves_autoencoder", "digits_cnn", "digits_rnn", "memorization_rnn", "multiplication_rnn"]
-CHEAP += ["permutation_rnn", "residual_mlp", "temporal_order_rnn"]
+CHEAP += ["permutation_rnn", "residual_mlp", "temporal_order_rnn", "logistic", "nonconvex_logistic"]
 
 
 @pytest.mark.parametrize("name", CHEAP)
