@@ -94,13 +94,20 @@ def _composition(error: BaseException) -> HybridoptError:
             f"{multiple.group(1)} is chosen twice. Every group has a default already: write {multiple.group(1)}=NAME "
             "without the +."
         )
+    met: BaseException | None = error
+    while met is not None:  # Hydra tells in words only, but what it met knows where the key was looked for
+        full = getattr(met, "full_key", None)
+        if isinstance(met, KeyError | AttributeError) and full and getattr(met, "parent_node", None) is not None:
+            place = re.match(r"In '([^']+)'", text)
+            return _unknown_key(full, met.parent_node, f"{place.group(1)}.yaml" if place else "")  # type: ignore[union-attr]
+        met = met.__cause__ or met.__context__
     if cause is not None and cause is not error and _first(cause) not in text:
         return ConfigError(f"{_first(error)}: {_first(cause)}. Check that key in the command and in the YAML files.")
     return ConfigError(f"{_first(error)}. Check that key in the command and in the YAML files.")
 
 
-def _unknown_key(key: str, node: Any) -> ConfigError:
-    """The message for a key that the config does not have; `node` is where it was looked for."""
+def _unknown_key(key: str, node: Any, file: str = "") -> ConfigError:
+    """The message for a key that the config does not have; `node` is where it was looked for, `file` who asked."""
     parent, _, name = key.rpartition(".")
     known = [str(item) for item in node if item != "hydra"] if node is not None and hasattr(node, "keys") else []
     root = key.partition(".")[0]
@@ -111,12 +118,14 @@ def _unknown_key(key: str, node: Any) -> ConfigError:
     if not parent:
         known = sorted({*known, *_GROUPS})
     owner = f"{parent} has no option" if parent else "There is no config key"
+    owner = f"In {file}: {owner}" if file else owner
     listed = f" Known: {', '.join(known)}." if known else ""
     chosen = ""
     if parent in parts.KINDS and "name" in known:
         chosen = f" ({parent}={node['name']})"
         listed = f" Its options{chosen}: {', '.join(item for item in known if item != 'name')}."
-    return ConfigError(f"{owner} {name!r}.{suggest(name, known)}{listed}")
+    near = [*known, "defaults"] if file and not parent else known
+    return ConfigError(f"{owner} {name!r}.{suggest(name, near)}{listed}")
 
 
 def _first(error: BaseException) -> str:

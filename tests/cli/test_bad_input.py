@@ -77,6 +77,37 @@ def test_one_paragraph(
     assert list(tmp_path.iterdir()) == [], "left something behind"
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("sead: 1", "There is no config key 'sead'. Did you mean 'seed'?"),
+        ("optimizer: {dampin: 0.1}", "optimizer has no option 'dampin'. Did you mean 'damping'?"),
+        ("task: {chanels: 3}", "task has no option 'chanels'. Did you mean 'channels'?"),
+        ("budget: {epoch: 1}", "budget has no option 'epoch'. Did you mean 'epochs'?"),
+        ("default: [override /task: digits_rnn]", "Did you mean 'defaults'?"),
+        ("hydra: {swepper: {params: {seed: '0,1'}}}", "hydra has no option 'swepper'. Did you mean 'sweeper'?"),
+        ("hydra: {mode: MULTIRUN, sweeper: {parms: {seed: '0,1'}}}", "hydra.sweeper has no option 'parms'. Did you"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {sead: '0,1'}}}", "Did you mean 'seed'?"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {optimizer.dampin: '0,1'}}}", "Did you mean 'damping'?"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {optimizer: 'sgd,admm'}}}", "Did you mean 'adam'?"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {seed: 'range(0)'}}}", "The sweep is empty"),
+    ],
+)
+def test_an_experiments_own_file(
+    written: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "conf" / "experiment"
+    place.mkdir(parents=True)
+    chosen = "" if "default:" in written else "defaults:\n  - override /optimizer: newton_cg\n"
+    (place / "mine.yaml").write_text(f"# @package _global_\n{chosen}{written}\n")
+    assert main(["run", "--config-dir", "conf", "experiment=mine"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1, "more than one paragraph"
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"], "left something behind"
+
+
 def test_absent_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import torch
 
