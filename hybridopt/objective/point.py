@@ -331,6 +331,12 @@ class Point:
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error):
                 raise stale() from error
+            if "does not currently support double backward" in str(error):
+                raise ObjectiveError(
+                    "A model from torch.compile has no second derivatives, which products with curvature matrices "
+                    "are. Give the objective the model itself (compiled._orig_mod), compile with backend='eager', or "
+                    "use an optimizer that needs gradients only."
+                ) from error
             if "not implemented" in str(error):
                 raise ObjectiveError(
                     f"A layer of the model has no second derivative: {str(error).splitlines()[0]} Replace the layer, "

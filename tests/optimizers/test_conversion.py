@@ -11,7 +11,18 @@ from torch import nn
 
 import hybridopt as ho
 from hybridopt.core import ConfigError
-from tests.optimizers.catalogue import METHODS, Method, Training, assert_same_state, each, names, run, training
+from hybridopt.optimizers.conversion import follow, kinds
+from tests.optimizers.catalogue import (
+    METHODS,
+    Method,
+    Training,
+    assert_same_state,
+    each,
+    flat_state,
+    names,
+    run,
+    training,
+)
 
 # Whose linear algebra has no bfloat16, or too few digits in it.
 FLOAT32 = (
@@ -202,3 +213,21 @@ def test_autocast_is_as_it_was_after_a_step_that_failed() -> None:
             optimizer.step(wrong)
         assert torch.is_autocast_enabled("cpu")
     assert wrong._problem.autocast == ()
+
+
+@each(names("adam", "kbfgs", "lbfgs", "adam_lbfgs", "torch:LBFGS"))
+def test_a_state_moves_with_its_parameters(method: Method) -> None:
+    problem = training()
+    optimizer = method.create(problem.model.parameters())
+    run(optimizer, problem, range(4), full=True)
+    # As after a move to a device that every machine has; torch itself makes new parameters for this one.
+    for group in optimizer.param_groups:
+        for place, parameter in enumerate(group["params"]):
+            group["params"][place] = nn.Parameter(parameter.to("meta"))
+            if parameter in optimizer.state:
+                optimizer.state[group["params"][place]] = optimizer.state.pop(parameter)
+    follow(optimizer, {key: (dtype, torch.device("cpu")) for key, (dtype, _) in kinds(optimizer).items()})
+    for path, leaf in flat_state(optimizer.state_dict()["state"]).items():
+        if isinstance(leaf, torch.Tensor):
+            on_host = (path.endswith("/step") and leaf.dim() == 0) or leaf.dtype == torch.uint8
+            assert leaf.device.type == ("cpu" if on_host else "meta"), path
