@@ -19,9 +19,9 @@ from hybridopt.objective.point import Point
 from hybridopt.objective.randomness import RandomState
 
 _KNOWN = (
-    "It must be made of torch.nn.functional.cross_entropy, mse_loss or binary_cross_entropy_with_logits (or the "
-    "modules nn.CrossEntropyLoss, nn.MSELoss, nn.BCEWithLogitsLoss), reduced, weighted and added up linearly, on "
-    "the model's outputs themselves (reshaped or scaled at most)"
+    "It must be made of torch.nn.functional.cross_entropy, nll_loss of a log_softmax, mse_loss, gaussian_nll_loss or "
+    "binary_cross_entropy_with_logits (or their modules, such as nn.CrossEntropyLoss), reduced, weighted and added up "
+    "linearly, on the model's outputs themselves (reshaped or scaled at most)"
 )
 _INSTEAD = "Otherwise use the Gauss-Newton matrix (curvature=gauss_newton), which needs no likelihood."
 
@@ -190,9 +190,13 @@ def likelihood_at(point: Point) -> Likelihood:
         with torch.enable_grad(), Recorder() as recorder:
             assert loss_fn is not None
             loss = loss_fn(structure) if targets is None else loss_fn(structure, targets)
+        terms = _terms(loss, recorder.calls, recorder.others)
+        if recorder.replaced:
+            before.restore()
+            with torch.enable_grad():
+                loss = loss_fn(structure) if targets is None else loss_fn(structure, targets)
     finally:
         before.restore()
-    terms = _terms(loss, recorder.calls, recorder.others)
     made = Likelihood(outputs, terms, point.objective.samples)
     _verify(made, loss, outputs, terms)
     return made
@@ -211,9 +215,7 @@ def _terms(loss: Tensor, calls: list[Call], others: list[str]) -> list[Term]:
     if not terms:
         found = f" Found: {', '.join(others)}." if others else ""
         hint = ""
-        if "nll_loss" in others:
-            hint = " Log-probabilities are no natural parameters: let the model return logits and use cross_entropy."
-        elif "binary_cross_entropy" in others:
+        if "binary_cross_entropy" in others:
             hint = " Let the model return logits and use binary_cross_entropy_with_logits."
         raise CombinationError(f"No likelihood is known for this loss.{found} {_KNOWN}.{hint} {_INSTEAD}")
     if any(bool((term.weight < 0).any()) for term in terms):
@@ -233,7 +235,10 @@ def _verify(made: Likelihood, loss: Tensor, outputs: list[Tensor], terms: list[T
     if not all(bool(tensor.isfinite().all()) for tensor in wanted):
         return  # nothing can be said; the optimizer reports the loss or gradient as not finite
     if _differ(made._pull([term.gradient for term in terms]), wanted, eps, floor):
-        raise CombinationError(f"The loss has parts that stand for no likelihood. {_KNOWN}. {_INSTEAD}")
+        hint = ""
+        if any(term.function == "nll_loss" for term in terms):
+            hint = " Log-probabilities are no natural parameters: let the model return logits and use cross_entropy."
+        raise CombinationError(f"The loss has parts that stand for no likelihood. {_KNOWN}.{hint} {_INSTEAD}")
     generator = torch.Generator().manual_seed(0)
     signs = [torch.randint(0, 2, z.shape, generator=generator).mul_(2).sub_(1).to(z) for z in outputs]
     curved = [(gradient, sign) for gradient, sign in zip(gradients, signs, strict=True) if gradient.requires_grad]

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from hybridopt.core import CombinationError
 
 _OTHERS = (
-    "nll_loss", "binary_cross_entropy", "smooth_l1_loss", "huber_loss", "l1_loss", "kl_div", "poisson_nll_loss",
-    "gaussian_nll_loss", "hinge_embedding_loss", "ctc_loss", "margin_ranking_loss", "multi_margin_loss",
+    "binary_cross_entropy", "smooth_l1_loss", "huber_loss", "l1_loss", "kl_div", "poisson_nll_loss",
+    "hinge_embedding_loss", "ctc_loss", "margin_ranking_loss", "multi_margin_loss",
 )  # fmt: skip
 
 
@@ -39,15 +39,20 @@ class Call:
 class Recorder(TorchFunctionMode):
     """Context that records which of torch's losses are called in it.
 
+    A softmax cross-entropy written as the ``nll_loss`` of a ``log_softmax`` is recorded as one of the logits: in here
+    the first does both steps and the second none. That changes what anything else makes of log-probabilities.
+
     Attributes:
         calls: Of the losses in `RECOGNISED`, in order.
         others: Names of other losses.
+        replaced: Whether either was called, so that the loss is another outside.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.others: list[str] = []
+        self.replaced = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the call, and keeps it if it is a loss.
@@ -58,13 +63,20 @@ class Recorder(TorchFunctionMode):
             args: Its positional arguments.
             kwargs: Its keyword arguments.
         """
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in RECOGNISED and func is getattr(functional, name):
-            bound = inspect.signature(func).bind(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name == "log_softmax":
+            self.replaced = True
+            return args[0] if args else kwargs["input"]
+        if name not in RECOGNISED or func is not getattr(functional, name):
+            result = func(*args, **kwargs)
+        else:
+            bound = inspect.signature(func).bind(*args, **kwargs)
             bound.apply_defaults()
+            self.replaced |= name == "nll_loss"
+            result = (functional.cross_entropy if name == "nll_loss" else func)(*args, **kwargs)
             self.calls.append(Call(name, bound.arguments, result))
-        elif name in _OTHERS:
+            return result
+        if name in _OTHERS:
             self.others.append(name)
         return result
 
@@ -81,12 +93,14 @@ class Term(ABC):
 
     Attributes:
         family: Name of the distribution.
+        function: Name of the loss in `torch.nn.functional`.
         source: The natural parameters as the call got them, with their graph.
         weight: s_i of every unit.
         gradient: Derivative of the whole loss with respect to the natural parameters, at the actual targets.
     """
 
     family: ClassVar[str]
+    function: str
     source: Tensor
     weight: Tensor
     gradient: Tensor
@@ -95,6 +109,7 @@ class Term(ABC):
         arguments = call.arguments
         if arguments.get("size_average") is not None or arguments.get("reduce") is not None:
             raise CombinationError("The loss uses size_average or reduce, which torch has retired: use reduction.")
+        self.function = call.name
         self._prepare(arguments, factor, arguments["reduction"])
 
     @abstractmethod
@@ -184,7 +199,7 @@ class Categorical(Term):
         logits = self.from_source(self.source.detach())
         self._probabilities = logits.softmax(-1)
         classes = logits.shape[-1]
-        target, smoothing = arguments["target"], arguments["label_smoothing"]
+        target, smoothing = arguments["target"], arguments.get("label_smoothing", 0.0)
         weight = arguments["weight"]
         weight = logits.new_ones(classes) if weight is None else weight.to(logits)
         if target.is_floating_point():
@@ -296,6 +311,25 @@ class Gaussian(_Elementwise):
         return self._root * error.to(self._root)
 
 
+class GaussianOfVariance(Gaussian):
+    """Gaussian negative log-likelihood with variances that are data: squared errors, each over twice its variance."""
+
+    def _prepare(self, arguments: dict[str, Any], factor: Tensor, reduction: str) -> None:
+        outputs, variance = arguments["input"], arguments["var"]
+        if isinstance(variance, Tensor) and variance.requires_grad:
+            raise CombinationError(
+                "The variances of gaussian_nll_loss depend on parameters, so it is no squared error. Give variances "
+                "that are data, or take the Gauss-Newton matrix (curvature=gauss_newton)."
+            )
+        variance = torch.as_tensor(variance, dtype=outputs.dtype, device=outputs.device)
+        if variance.dim() == outputs.dim() - 1 and variance.dim() > 0:
+            variance = variance.unsqueeze(-1)  # one for all elements of a row, as torch reads it
+        if reduction == "mean":
+            factor = factor / outputs.numel()
+        weight = (0.5 / variance.clamp(min=arguments["eps"])).expand_as(outputs)
+        super()._prepare({**arguments, "weight": weight}, factor, "sum")
+
+
 class Bernoulli(_Elementwise):
     """Binary cross-entropy with logits, also for probabilities as targets: a unit is one element."""
 
@@ -325,7 +359,9 @@ class Bernoulli(_Elementwise):
 
 RECOGNISED: dict[str, type[Term]] = {
     "cross_entropy": Categorical,
+    "nll_loss": Categorical,
     "mse_loss": Gaussian,
+    "gaussian_nll_loss": GaussianOfVariance,
     "binary_cross_entropy_with_logits": Bernoulli,
 }
 """Functions in `torch.nn.functional` and what they stand for."""

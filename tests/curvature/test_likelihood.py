@@ -34,6 +34,12 @@ LOSSES: list[tuple[str, str, Callable[..., Tensor], Any]] = [
     ("masked", "categorical",
      lambda z, t: (F.cross_entropy(2 * z.flatten(0, 1), t.flatten(), reduction="none") * torch.arange(10)).sum() / 7,
      STEPS),
+    ("nll", "categorical", lambda z, t: F.nll_loss(z.log_softmax(1), t, weight=WEIGHT.to(z)), CLASSES),
+    ("nll_by_position", "categorical",
+     lambda z, t: nn.NLLLoss(reduction="sum")(z.log_softmax(2).transpose(1, 2), t) / 3, STEPS),
+    ("gaussian_nll", "gaussian", lambda z, t: F.gaussian_nll_loss(z, t, SHARES.to(z), eps=0.1, full=True), REAL),
+    ("gaussian_nll_of_rows", "gaussian",
+     lambda z, t: nn.GaussianNLLLoss(reduction="sum")(z, t, SHARES[:, 1].to(z) + 0.2), REAL),
     ("mse", "gaussian", F.mse_loss, REAL),
     ("mse_sum", "gaussian", nn.MSELoss(reduction="sum"), REAL),
     ("mse_swapped", "gaussian", lambda z, t: F.mse_loss(t, z), REAL),
@@ -154,7 +160,10 @@ def test_a_perfect_fit_is_recognised():
     [
         pytest.param(lambda z, t: (z - t).square().mean(), "No likelihood is known", id="written-out"),
         pytest.param(F.smooth_l1_loss, "Found: smooth_l1_loss", id="other"),
-        pytest.param(lambda z, t: F.nll_loss(z.log_softmax(1), t.argmax(1)), "return logits and use cross", id="nll"),
+        pytest.param(lambda z, t: F.nll_loss(z, t.argmax(1)), "return logits and use cross", id="nll_of_scores"),
+        pytest.param(
+            lambda z, t: F.gaussian_nll_loss(z, t, z.exp()), "variances .* depend on parameters", id="variance"
+        ),
         pytest.param(lambda z, t: F.binary_cross_entropy(z.sigmoid(), t.sigmoid()), "with_logits", id="bce"),
         pytest.param(lambda z, t: F.mse_loss(z, t) + z.square().mean(), "stand for no likelihood", id="penalty"),
         pytest.param(lambda z, t: F.mse_loss(z.tanh(), t), "nonlinear way", id="nonlinear"),
