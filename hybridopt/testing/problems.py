@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,24 @@ def regression(model: Callable[[], nn.Module], *, outputs: int, seed: int = 0) -
     inputs, targets = torch.randn(24, 4, dtype=torch.float64), torch.randn(24, outputs, dtype=torch.float64)
     objective = Objective(module, nn.functional.mse_loss, inputs, targets, key="all")
     return Training(module, inputs, targets, objective)
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, Tensor]:
+    from hybridopt.tasks.data import bundled
+
+    pixels, classes = bundled.digits()
+    images = torch.from_numpy(pixels[:120]).float().reshape(120, 4, 2, 4, 2).mean((2, 4)).flatten(1)
+    return (images - images.mean()) / images.std(), torch.from_numpy(classes[:120])
+
+
+def digits() -> Training:
+    """Builds a classification of 120 of scikit-learn's handwritten digits, averaged to 4 x 4 pixels, by two layers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 7), nn.Tanh(), nn.Linear(7, 10))
+    inputs, targets = _digits()
+    objective = Objective(model, nn.functional.cross_entropy, inputs, targets, key="all")
+    return Training(model, inputs, targets, objective)
 
 
 class Valley(nn.Module):

@@ -25,6 +25,14 @@ def _spoilt(problem: Training, factor: float) -> Objective:
     return Objective(problem.model, lambda o, t: loss_fn(o, t) * factor, problem.inputs, problem.targets)
 
 
+def _step(optimizer: Any, objective: Objective, what: str) -> float:
+    """Returns the loss of a step, which must not end in an exception."""
+    try:
+        return float(optimizer.step(objective))
+    except Exception as error:
+        raise Failure(f"step raised {type(error).__name__} at {what}: {error}") from error
+
+
 @conformance("safety")
 def a_loss_that_is_not_finite(subject: Subject) -> None:
     """No exception, the loss is told; a method that reports `accepted` stays where it is, says so, and goes on."""
@@ -33,7 +41,7 @@ def a_loss_that_is_not_finite(subject: Subject) -> None:
         optimizer = subject.create(problem.model.parameters())
         run(optimizer, problem, range(2), full=True)
         before = problem.parameters()
-        loss = float(optimizer.step(_spoilt(problem, bad)))
+        loss = _step(optimizer, _spoilt(problem, bad), f"a loss of {bad}")
         require(not math.isfinite(loss), f"step returned {loss} at a loss of {bad}")
         require(not math.isfinite(optimizer.report.loss), f"the report says {optimizer.report.loss} at a loss of {bad}")
         if not subject.guarded:
@@ -60,7 +68,7 @@ def a_gradient_of_zero(subject: Subject) -> None:
         before = problem.parameters()
         flat = _spoilt(problem, 0.0)
         for _ in range(2):
-            loss = float(optimizer.step(flat))
+            loss = _step(optimizer, flat, "a gradient of zero")
             require(loss == 0.0, f"step returned {loss} at a loss of 0")
         finite = all(bool(torch.isfinite(p).all()) for p in problem.model.parameters())
         require(finite, "parameters are not finite after a gradient of zero")
