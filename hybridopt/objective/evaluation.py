@@ -128,9 +128,11 @@ class Evaluation:
         Raises:
             ObjectiveError: If the loss is not a scalar or has no graph.
         """
-        with torch.enable_grad():
-            loss = self()
-            gradients = self.differentiate(loss, parameters)
+        if not torch.is_grad_enabled():  # a context costs microseconds that most steps need not spend
+            with torch.enable_grad():
+                return self.loss_and_gradients(parameters)
+        loss, _ = self._forward()
+        gradients = differentiate(loss, parameters)
         self.ledger.pay("gradient", self.work)
         return loss.detach(), gradients
 

@@ -178,6 +178,8 @@ def count_samples(inputs: Any, targets: Any) -> int:
         inputs: The batch.
         targets: What the loss compares with.
     """
+    if isinstance(targets, Tensor) and targets.dim() > 0:
+        return targets.shape[0]
     for data in (targets, inputs):
         for tensor in flatten_outputs(data, differentiable=False):
             if tensor.dim() > 0:

@@ -53,7 +53,7 @@ class External(TorchStep):
             first.append(loss)
             return loss
 
-        self._torch_step()(self, closure)
+        self._torch_step(closure)
         if not first:
             raise ConfigError(
                 f"{self.torch_class.__name__}.step did not call its closure, so it cannot be used through "

@@ -72,7 +72,7 @@ class Hypergradient(FirstOrder):
         try:
             for group in groups:
                 group["lr"] = 1.0
-            self._torch_step()(self)
+            self._torch_step()
         finally:
             for group, rate in zip(groups, given, strict=True):
                 group["lr"] = rate

@@ -48,6 +48,14 @@ class Report:
         """
         self._values.update(values)
 
+    def complete(self, **values: Any) -> None:
+        """Adds those values that were not noted yet.
+
+        Args:
+            **values: As for `note`.
+        """
+        self._values = values | self._values
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -48,9 +49,7 @@ class TorchStep(Stepping):
         # Fused kernels write behind autograd's back; operators built before must notice.
         torch.autograd.graph.increment_version(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        self.note(loss=loss)
-        if "grad_norm" not in self.report:
-            self.note(grad_norm=lambda: norm(gradients))
+        self.report.complete(loss=loss, grad_norm=lambda: norm(gradients))
         if self.escape is not None:
             bound = objective.bind(self.param_groups, regularize=self.coupled_decay)  # type: ignore[attr-defined]
             bound.renew()
@@ -60,12 +59,12 @@ class TorchStep(Stepping):
 
     def _descend(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
         loss = self._differentiate(objective, parameters)
-        self._torch_step()(self)
+        self._torch_step()
         return loss
 
     def _differentiate(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
         loss, gradients = objective.loss_and_gradients(parameters)
-        if all(gradient is None for gradient in gradients):
+        if gradients[0] is None and all(gradient is None for gradient in gradients):
             # None of them was used, perhaps because they are another model's: binding says so.
             objective.bind(self.param_groups)  # type: ignore[attr-defined]
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -91,20 +90,29 @@ class TorchStep(Stepping):
             ParameterSpace(parameters)
         return parameters
 
-    def _torch_step(self) -> Callable[..., Any]:
-        # An instance of the bare torch class anywhere in the process makes torch wrap its step with the hooks; ours
-        # is wrapped already, so calling through theirs would fire every hook twice.
-        step: Any = self.torch_class.step
-        step = step.__wrapped__ if getattr(step, "hooked", False) else step
-        code = getattr(step, "__code__", None)
-        if code is None or code.co_name != "_use_grad" or step.__globals__["__name__"] != "torch.optim.optimizer":
-            return step
-        # Torch's wrapper imports its compiler, which takes a second, only to tell it where the gradient mode changes.
-        # What steps on an objective is never compiled, so the mode is all that is left of it.
-        inner = step.__wrapped__
+    def _torch_step(self, *arguments: Any) -> None:
+        """Runs the step of torch's class, without the hooks: our own step has fired them."""
+        step, sets_mode = _plain(self.torch_class.step)
+        if not sets_mode:
+            step(self, *arguments)
+            return
+        with torch.set_grad_enabled(self.defaults["differentiable"]):  # type: ignore[attr-defined]
+            step(self, *arguments)
 
-        def eager(optimizer: Any, *arguments: Any) -> Any:
-            with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
-                return inner(optimizer, *arguments)
 
-        return eager
+@functools.cache
+def _plain(step: Any) -> tuple[Callable[..., Any], bool]:
+    """Returns what is inside torch's wrappers around a step, and whether it wants the gradient mode to be set.
+
+    Args:
+        step: Of a torch class, as found there.
+    """
+    # An instance of the bare torch class anywhere in the process makes torch wrap its step with the hooks; ours
+    # is wrapped already, so calling through theirs would fire every hook twice.
+    step = step.__wrapped__ if getattr(step, "hooked", False) else step
+    code = getattr(step, "__code__", None)
+    if code is None or code.co_name != "_use_grad" or step.__globals__["__name__"] != "torch.optim.optimizer":
+        return step, False
+    # Torch's wrapper imports its compiler, which takes a second, only to tell it where the gradient mode changes.
+    # What steps on an objective is never compiled, so the mode is all that is left of it.
+    return step.__wrapped__, True
