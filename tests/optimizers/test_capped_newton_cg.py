@@ -43,7 +43,9 @@ def test_convergence_is_fast_at_the_end() -> None:
 def test_negative_curvature_is_followed_at_the_papers_length_where_the_cubic_decrease_allows() -> None:
     matrix, vector = quadratic(8, lowest=-3.0)
     objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.zeros(8).tolist())
-    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), max_expansions=0, keep_iterate=False)
+    optimizer = ho.create(
+        "capped_newton_cg", objective.model.parameters(), max_expansions=0, keep_iterate=False, eta=0.1
+    )
     value, gradient = objective.value_and_grad()
     optimizer.step(objective)
     s, report = objective.position(), optimizer.report
@@ -68,7 +70,12 @@ def test_the_iterate_is_added_at_the_length_of_the_direction() -> None:
     for keep in (True, False):
         objective = function(lambda x: (scales * x**2).sum() / 2, start)
         optimizer = ho.create(
-            "capped_newton_cg", objective.model.parameters(), keep_iterate=keep, max_expansions=0, eta=1e-6
+            "capped_newton_cg",
+            objective.model.parameters(),
+            keep_iterate=keep,
+            max_expansions=0,
+            epsilon=1e-4,
+            eta=1e-6,
         )
         optimizer.step(objective)
         steps[keep] = (objective.position() - start) / optimizer.report.step_size
@@ -79,7 +86,7 @@ def test_the_iterate_is_added_at_the_length_of_the_direction() -> None:
 
 def test_the_line_search_takes_the_first_power_that_decreases_by_the_cube() -> None:
     objective = function(lambda x: (1 + 9 * x**2).sqrt().sum(), [1.0, -1.5])
-    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), theta=0.7)
+    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), theta=0.7, eta=0.1)
     value, x = objective.value(), objective.position()
     optimizer.step(objective)
     step, s = optimizer.report.step_size, objective.position() - x
