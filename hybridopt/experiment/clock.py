@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -33,24 +33,19 @@ class Clock:
 
     def start(self) -> None:
         """Begins to count training."""
-        self._turn_to("training")
+        self.turn_to("training")
 
     def stop(self) -> None:
         """Stops counting once the device has done what is queued."""
-        self._turn_to(None)
+        self.turn_to(None)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Context whose time counts as a phase; the one before it stands still meanwhile.
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Returns a context whose time counts as a phase; the one before it stands still meanwhile.
 
         Args:
             name: One of `PHASES`.
         """
-        before = self._turn_to(name)
-        try:
-            yield
-        finally:
-            self._turn_to(before)
+        return _Phase(self, name)
 
     @property
     def seconds(self) -> float:
@@ -75,8 +70,12 @@ class Clock:
         for name, amount in seconds.items():
             self._counted[name] += amount
 
-    def _turn_to(self, phase: str | None) -> str | None:
-        """Counts the present phase and begins another; returns the one before."""
+    def turn_to(self, phase: str | None) -> str | None:
+        """Counts the present phase and begins another; returns the one before.
+
+        Args:
+            phase: One of `PHASES`, None for what is not counted.
+        """
         if self._waits is not None:
             torch.cuda.synchronize(self._waits)
         now = time.perf_counter()
@@ -85,3 +84,18 @@ class Clock:
             self._counted[before] += now - self._since
         self._phase, self._since = phase, now
         return before
+
+
+class _Phase(AbstractContextManager[None]):
+    """There is one a row: a generator would take longer than the rest of it."""
+
+    __slots__ = ("_before", "_clock", "_name")
+
+    def __init__(self, clock: Clock, name: str) -> None:
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._before = self._clock.turn_to(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.turn_to(self._before)

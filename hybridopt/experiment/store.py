@@ -170,8 +170,7 @@ class RunStore:
         if row.get("type") not in ROW_TYPES:
             raise StoreError(f"A row's type is one of {', '.join(ROW_TYPES)}, not {row.get('type')!r}.")
         line = (jsonio.dumps(row) + "\n").encode()
-        with jsonio.writing(self.history_path):
-            self._write(line)
+        self._write(line)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Stores the state to go on from, together with the present length of the history.
@@ -285,7 +284,8 @@ class RunStore:
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._history, self._length)
-            raise
+            with jsonio.writing(self.history_path):
+                raise
         self._length += len(line)
 
     def _settle_config(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
