@@ -14,8 +14,8 @@ class Power(Escape):
 
     @dataclass
     class Config(EscapeConfig):
-        products: int = option(20, ge=1, search=[10, 20, 40], help="Hessian products for one search")
-        length: float = option(0.1, gt=0, search=("log", 1e-3, 1.0), help="of the first jump; doubled at every try")
+        products: int = option(20, ge=1, help="Hessian products for one search")
+        length: float = option(0.1, gt=0, help="of the first jump; doubled at every try")
 
     def propose(self, optimizer, objective, attempt, random):
         space, shift = objective.space, 0.0
