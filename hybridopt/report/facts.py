@@ -98,18 +98,33 @@ def standing(results: Results) -> str:
     seeds = [len(runs) for runs in settings.values()]
     few, many = min(seeds), max(seeds)
     amount = plural(few, "seed") if few == many else f"{few} to {many} seeds"
-    if all(run.tuned for run in results.runs):
-        return f"tuned{_effort(results)}, {amount}" + (
+    tuned = [run for run in results.runs if run.tuned]
+    if len(tuned) == len(results.runs):
+        return f"tuned{_effort(tuned)}, {amount}" + (
             "" if few >= MIN_SEEDS else f": too few seeds for a test ({MIN_SEEDS} are needed)"
         )
+    if tuned:
+        others = _untuned(results)
+        share = f"{len(settings) - len(others)} of {len(settings)} settings tuned{_effort(tuned)}, {amount}"
+        return f"{share}; not {', '.join(others)}: what is tuned and what is not cannot be compared"
     alternatives = {(run.task, run.optimizer, run.escape) for run in results.runs}
     kind = "defaults" if len(alternatives) == len(settings) else "untuned settings"
     return f"{kind}, {amount}: a demonstration, not a comparison"
 
 
-def _effort(results: Results) -> str:
+def _untuned(results: Results) -> list[str]:
+    """Names of the settings not all of whose runs are tuned, with their tasks where there are several."""
+    found, labels = [], results.labels()
+    several = len({run.task for run in results.runs}) > 1
+    for setting, runs in results.settings().items():
+        if not all(run.tuned for run in runs):
+            found.append(f"{labels[setting]} on {runs[0].task}" if several else labels[setting])
+    return found
+
+
+def _effort(runs: Sequence[Run]) -> str:
     """Trials and cost of the tuning behind the runs, as far as recorded: " (8 to 12 trials, cost 160 to 165 each)"."""
-    efforts = [run.provenance["tuning"] for run in results.runs]
+    efforts = [run.provenance["tuning"] for run in runs]
     texts = []
     for key, pattern in (("trials", "{} trials"), ("gradient_equivalents", "cost {} each")):
         known = [one.get(key) for one in efforts]

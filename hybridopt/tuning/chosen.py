@@ -12,6 +12,7 @@ import yaml
 
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.job import run_directory
+from hybridopt.experiment.layout import task_label
 from hybridopt.tuning.study import Study
 from hybridopt.tuning.tpe import optuna_version
 
@@ -29,6 +30,7 @@ class Chosen:
 
     Attributes:
         task: Name of the task.
+        problem: What reports call it: ``name/problem`` for one of a collection, else its name.
         optimizer: Name of the optimizer.
         label: The same with its escape.
         values: Config names and chosen values; the defaults' own values where they were best.
@@ -36,6 +38,7 @@ class Chosen:
     """
 
     task: str
+    problem: str
     optimizer: str
     label: str
     values: dict[str, Any]
@@ -79,7 +82,8 @@ class Chosen:
             "edges": study.edges(trial),
             "run": str(directory.relative_to(root) if directory.is_relative_to(root) else directory),
         }
-        return cls(study.base.task["name"], study.base.optimizer["name"], study.label, values, facts)
+        task = study.base.task
+        return cls(task["name"], task_label(task), study.base.optimizer["name"], study.label, values, facts)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -93,7 +97,8 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
 
     ``tuned.yaml`` says all. ``conf/tuned/<task>/<optimizer>.yaml`` holds the values as `hybridopt run --config-dir`
     takes them, with the budget of a trial, and ``conf/experiment/final.yaml`` compares all optimizers of this call with
-    fresh seeds.
+    fresh seeds. The problems of a collection are kept apart, ``conf/tuned/<task>/<problem>/<optimizer>.yaml``, and only
+    that experiment takes them: ``task=`` alone does not tell which is meant.
 
     Args:
         root: Directory of the tuning.
@@ -108,21 +113,15 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
     known = _read(path)
     for one in chosen:
         entry = {"values": one.values, **one.facts}
-        known.setdefault("tasks", {}).setdefault(one.task, {})[one.label] = entry
+        known.setdefault("tasks", {}).setdefault(one.problem, {})[one.label] = entry
     known = {"format": FORMAT, "updated": jsonio.utc_now(), "tasks": known.get("tasks", {})}
     _write(path, "# Written by hybridopt tune.\n", known)
     for one in chosen:
-        content: dict[str, Any] = {}
-        for name, value in one.values.items():
-            *path_keys, last = name.split(".")
-            section = content
-            for key in path_keys:
-                section = section.setdefault(key, {})
-            section[last] = value
+        content = nested(one.values)
         content["budget"] = {"gradient_equivalents": one.facts["budget_per_trial"]}
         content["tuning"] = one.provenance
-        title = f"# @package _global_\n# {one.label} on {one.task}: {summary(one.facts)}\n"
-        _write(root / CONF / "tuned" / one.task / f"{one.optimizer}.yaml", title, content)
+        title = f"# @package _global_\n# {one.label} on {one.problem}: {summary(one.facts)}\n"
+        _write(root / CONF / "tuned" / one.problem / f"{one.optimizer}.yaml", title, content)
     params: dict[str, Any] = {
         "task": ",".join(dict.fromkeys(one.task for one in chosen)),
         "optimizer": ",".join(dict.fromkeys(one.optimizer for one in chosen)),
@@ -130,8 +129,27 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
     }
     params |= dict(override.partition("=")[::2] for override in overrides)
     title = "# @package _global_\n# Tuned options with seeds that tuning has not seen.\n"
-    experiment = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
+    experiment: dict[str, Any] = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
+    problem = chosen[0].problem.removeprefix(chosen[0].task)  # that of all: one call tunes one problem of a collection
+    if problem:
+        experiment = {"defaults": [{"override /tuned@_global_": f"${{task}}{problem}/${{optimizer}}"}], **experiment}
     _write(root / CONF / "experiment" / f"{EXPERIMENT}.yaml", title, experiment)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted names and values as the sections of a YAML file.
+
+    Args:
+        values: Such as ``{"optimizer.lr": 0.1}``.
+    """
+    content: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        section = content
+        for key in path:
+            section = section.setdefault(key, {})
+        section[last] = value
+    return content
 
 
 def summary(facts: Mapping[str, Any]) -> str:
