@@ -112,7 +112,8 @@ class Check:
             except NotApplicable as error:
                 status, reason = NOT_APPLICABLE, str(error)
             except Failure as error:
-                status, reason = FAIL, str(error)
+                broken = isinstance(error.__cause__, Exception) and not isinstance(error.__cause__, Failure)
+                status, reason = FAIL, f"{error}{_place(error.__cause__) if broken else ''}"
             except Exception as error:
                 status, reason = FAIL, f"{type(error).__name__}: {error}{_place(error)}"
         return Outcome(str(subject), self.name, status, " ".join(reason.split()), time.perf_counter() - start)
@@ -162,6 +163,6 @@ def only_if(condition: Any, reason: str) -> None:
         raise NotApplicable(reason)
 
 
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+def _place(error: BaseException | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -45,6 +45,11 @@ class Subject:
             self.name, self.cls = method, _find(method)
         else:
             raise ConfigError(f"A check needs the name or the class of an optimizer, not a {type(method).__name__}.")
+        if self.cls is not None and not dataclasses.is_dataclass(getattr(self.cls, "Config", None)):
+            raise ConfigError(
+                f"{self.name} needs a dataclass named Config inside it that declares its options, as in "
+                "`@dataclass class Config: lr: float = hybridopt.option(0.1, ge=0)`."
+            )
         self.options: dict[str, Any] = dict(SETTINGS.get(self.name, {}) if options is None else options)
 
     def create(self, params: Any, escape: Any = None, **more: Any) -> Any:
@@ -133,6 +138,11 @@ def _find(name: str) -> type[Stepping] | None:
         if not isinstance(cls, type) or not issubclass(cls, Stepping):
             known = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, Stepping)]
             known = [n for n in known if vars(module)[n].__module__ == module.__name__]
+            if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
+                raise ConfigError(
+                    f"{attribute} is a torch optimizer: it is checked by the name of its module, as "
+                    f"'{os.path.basename(path).removesuffix('.py')}:{attribute}', not by a file."
+                )
             raise ConfigError(
                 f"{path} has no optimizer {attribute!r}, a subclass of hybridopt.Optimizer; it has "
                 f"{', '.join(known) or 'none'}."
@@ -141,6 +151,11 @@ def _find(name: str) -> type[Stepping] | None:
     if name.startswith("scipy:"):
         create(name, [torch.nn.Parameter(torch.ones(1))])
         return None
+    if not path and name.endswith(".py"):
+        raise ConfigError(f"Say which class of {name} is meant, after a colon: {name}:MyMethod.")
+    if not path and "." in name:
+        module, _, attribute = name.rpartition(".")
+        raise ConfigError(f"A class is named after a colon: {module}:{attribute}.")
     if not path:
         return registry.get(name)
     if os.getcwd() not in sys.path:  # a console script does not look there, `python -m` does

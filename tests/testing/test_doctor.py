@@ -12,6 +12,7 @@ from hybridopt.testing import CHECKS
 SOURCE = """
 from dataclasses import dataclass
 import hybridopt as ho
+import torch
 
 class Descent(ho.Optimizer):
     '''Gradient descent.'''
@@ -34,6 +35,16 @@ class Registered(Descent):
     '''The same, registered.'''
 
 class Other:
+    pass
+
+class NoConfig(ho.Optimizer):
+    '''Says no options.'''
+
+class Raises(Descent):
+    def update(self, objective):
+        raise KeyError("velocity")
+
+class OfTorch(torch.optim.SGD):
     pass
 """
 
@@ -60,6 +71,13 @@ def test_a_failure_has_its_reason_and_exit_code_1(capsys: pytest.CaptureFixture[
     assert "FAIL" in text
     assert "after 10 steps on a convex quadratic" in text
     assert "survives pickle" not in text
+
+
+def test_one_that_raises_in_its_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--optimizer", "doctored.py:Raises", "--only", "gradient of zero"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "step raised KeyError at a gradient of zero: 'velocity'" in text
+    assert "doctored.py:" in text
 
 
 def test_several_optimizers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +113,12 @@ def test_all_with_a_plugin(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         (["--optimizer", "adm"], "Did you mean 'adam'"),
         (["--optimizer", "torch:Adm"], "Did you mean 'Adam'"),
         (["--optimizer", "nowhere.py:Descent"], "does not exist"),
-        (["--optimizer", "doctored.py:Other"], "subclass of hybridopt.Optimizer; it has Descent, Ascent, Registered"),
+        (["--optimizer", "doctored.py:Other"], "it has Descent, Ascent, Registered, NoConfig, Raises."),
+        (["--optimizer", "doctored.py:Descant"], "it has Descent, Ascent, Registered, NoConfig, Raises."),
+        (["--optimizer", "doctored.py:NoConfig"], "NoConfig needs a dataclass named Config inside it"),
+        (["--optimizer", "doctored.py:OfTorch"], "checked by the name of its module, as 'doctored:OfTorch'"),
+        (["--optimizer", "doctored.py"], "after a colon: doctored.py:MyMethod"),
+        (["--optimizer", "doctored.Descent"], "after a colon: doctored:Descent"),
         (["--optimizer", "adam", "--only", "speed"], "No check has speed in its name"),
         (["--plugin", "doctored.py"], "--optimizer NAME, or --all"),
     ],
