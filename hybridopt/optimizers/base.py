@@ -165,7 +165,11 @@ class Stepping:
         return self.state[self.memory_key]  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state as torch does, and in ``made_by`` what it has to fit: method, options, parameters."""
+        """Returns the state as torch does, and in ``made_by`` what it has to fit: method, options, parameters.
+
+        A method that goes on from its last step's end on the same data knows the data by the objective's ``key``. For
+        a run that goes on in another process to the last bit, name the batches: ``Objective(..., key=...)``.
+        """
         return {**super().state_dict(), STAMP: stamp(self)}  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -21,10 +21,12 @@ class GaussNewton(Newton):
     """Gauss-Newton with a line search (Nocedal and Wright 2006, section 10.3), for a few hundred parameters.
 
     As `Newton`, on the generalized Gauss-Newton matrix J' H_L J of the model's outputs (Schraudolph 2002): positive
-    semi-definite for a convex loss. Where it lacks rank, as with more parameters than outputs, the step is that of
-    least norm; parameters that have no part in it, as those of a trainable loss, go along their negative gradient. It
-    needs an objective with outputs and a loss function. Fast where the residuals are small at the
-    solution; `levenberg_marquardt` is the safer choice where the Jacobian loses rank on the way.
+    semi-definite for a convex loss. Where it lacks rank, as on batches with fewer outputs than parameters, the step is
+    that of least norm, in the units of `scaling` (``identity``: those of the parameters); it solves the batch's
+    linearised equations exactly, so on small mini-batches it fits their noise. Parameters that have no part in the
+    matrix, as those of a trainable loss, go along their negative gradient. It needs an objective with outputs and a
+    loss function. Fast where the residuals are small at the solution; `levenberg_marquardt` is the safer choice where
+    the Jacobian loses rank on the way.
 
     Report: As for `Newton`.
 

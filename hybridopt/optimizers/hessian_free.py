@@ -63,6 +63,9 @@ class HessianFree(Optimizer):
     before the line search (section 4.1). The paper's preconditioner is ``preconditioner="martens"`` (section 4.7); for
     recurrent nets there is structural damping (Martens and Sutskever 2011).
 
+    On a batch with fewer outputs than parameters the matrix is singular but for its damping. Conjugate gradients
+    without a preconditioner then stay in its range: what the batch does not see moves only by the last solution.
+
     Report: ``inner_iterations``, ``status`` of the solver, ``evaluations``, ``step_size``, ``search`` (how the line
     search ended), ``ratio``, ``damping``, ``backtracked`` (how many kept iterates were gone back).
 

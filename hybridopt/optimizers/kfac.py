@@ -21,6 +21,9 @@ class KFAC(KroneckerStep):
     recurrent layers are by default nearly the Kronecker product that is nearest to the block (``setting``), since the
     steps of a sequence are not independent.
 
+    From few samples the factors lack rank. What no batch so far has seen is then held by the damping alone, and, as the
+    gradient has no part there, does not move; the running averages fill the factors over the batches.
+
     Which parameters are in layers is seen in the first step; all others are preconditioned by an estimated diagonal of
     the Fisher matrix and named in the report. Layers used several times are one block.
 

@@ -36,6 +36,10 @@ class LBFGS(Searching):
     as many gradients as the search has trials, usually one. Any number of param groups; ``lr`` of a group scales its
     part of the direction.
 
+    A resumed run equals an undisturbed one to the last bit if its batches have names, ``Objective(..., key=...)``.
+    Without them no batch is known to be that of another process, and the first gradient is taken anew, with rounding
+    of its own.
+
     Report: ``evaluations``, ``step_size``, ``search`` (how the line search ended), ``skipped_pairs``,
     ``damped_pairs``, ``pairs``.
 

@@ -44,6 +44,9 @@ class LevenbergMarquardt(DenseOptimizer):
     rule: times ``max(1/3, 1 - (2 ratio - 1)^3)`` after an accepted step, times 2, 4, 8, ... after rejected ones, which
     cost a forward pass and no new matrix. ``lr`` multiplies the step before the ratio test.
 
+    On a batch with fewer outputs than parameters G is singular, and the damping alone bounds the step, which lies in
+    the range of ``D^-1 J'``: with ``scaling=identity`` nothing moves that the batch does not see.
+
     Report: ``inner_iterations`` (products), ``ratio``, ``damping`` (of the next step), ``evaluations``.
 
     Args:
