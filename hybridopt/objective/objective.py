@@ -41,8 +41,8 @@ class Objective(Evaluation):
             Statistics keep to `samples`.
         ledger: Where costs are entered; a new one when None.
         key: Names the batch: two objectives with the same key have the same data. An optimizer that ended its last
-            step with a gradient on the same key need not take it again. Default: unique per batch and process; a run that is
-            to go on in another process to the last bit names its batches.
+            step with a gradient on the same key need not take it again. Default: unique per batch and process, so name
+            the batches of a run that is to go on in another process to the last bit.
 
     Raises:
         ObjectiveError: If the model is no module or function, or the batch is empty.
