@@ -28,7 +28,8 @@ def projected_rate(step: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor
         >>> float(projected_rate([torch.tensor([-1.0, 0.0])], [torch.tensor([2.0, 5.0])]))
         0.5
     """
-    square = total([norm**2 for norm in torch._foreach_norm(list(step))])
+    norms = torch._foreach_norm(list(step))
+    square = total(torch._foreach_mul(norms, norms))
     return square / -inner(list(step), list(gradient))
 
 

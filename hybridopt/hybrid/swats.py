@@ -104,13 +104,10 @@ class SWATS(Holder):
         self.report = member.report
         self.note(member="adam")
         decay = {id(p): group["weight_decay"] for group in self.param_groups for p in group["params"]}
-        steps, gradients = [], []
+        moved = [(p, old) for p, old in zip(parameters, before, strict=True) if p.grad is not None]
         with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                if parameter.grad is not None:
-                    steps.append(parameter - old)
-                    strength = decay[id(parameter)]
-                    gradients.append(parameter.grad.add(old, alpha=strength) if strength else parameter.grad)
+            steps = torch._foreach_sub([p for p, _ in moved], [old for _, old in moved])
+            gradients = [p.grad.add(old, alpha=decay[id(p)]) if decay[id(p)] else p.grad for p, old in moved]
             rule = ProjectedRate(self.state[RULE], self.config.betas[1], self.config.threshold)
             rate = rule.see(steps, gradients)
         # Not in the window of an escape, which may have to put Adam's state back.

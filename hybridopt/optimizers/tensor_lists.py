@@ -39,7 +39,10 @@ def total(values: Sequence[Tensor]) -> Tensor:
     Args:
         values: At least one, perhaps on several devices.
     """
-    dtype, device = torch.float32, values[0].device
+    dtype, device = values[0].dtype, values[0].device
+    if dtype in (torch.float32, torch.float64) and all(v.dtype == dtype and v.device == device for v in values):
+        return torch.stack(list(values)).sum()
+    dtype = torch.float32
     for value in values:
         dtype = torch.promote_types(dtype, value.dtype)
     return torch.stack([value.to(device=device, dtype=dtype) for value in values]).sum()
