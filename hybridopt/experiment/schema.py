@@ -20,11 +20,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hybridopt.core import HybridoptError
 from hybridopt.experiment import parts
+from hybridopt.experiment.composition import Composer
 from hybridopt.experiment.config import RunConfig
 
 _PLUGIN_MODULE = "hydra_plugins.hybridopt"
@@ -108,11 +109,9 @@ class LocalLauncher(Launcher):
             job_overrides: One list of overrides a job.
             initial_job_idx: Number of the first one.
         """
-        values = []
+        composer, values = Composer(self._context.config_loader, self._config), []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            job = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-            with open_dict(job):
-                job.hydra.job.id = job.hydra.job.num = number
+            job = composer.compose(overrides, number)
             values.append(to_values(job, chosen_experiment(job.hydra)))
         self._task.sweep(values)  # type: ignore[attr-defined]
         done = []
