@@ -76,6 +76,16 @@ class Stepping:
         check_precision(self)
         self._look_at_parameters()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters.
+
+        Args:
+            param_group: ``params`` and options of the group.
+        """
+        super().add_param_group(param_group)  # type: ignore[misc]
+        if "_kinds" in vars(self):  # not while it is being made
+            self._kinds = {**kinds(self), **self._kinds}
+
     def _look_at_parameters(self) -> None:
         """Notes the dtypes and devices that the state is made for."""
         self._kinds = kinds(self)

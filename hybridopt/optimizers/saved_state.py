@@ -55,13 +55,16 @@ def check_state(optimizer: Any, saved: Any) -> None:
         ConfigError: If it was saved by another method, for other parameters, or with other options that shape it.
     """
     own = method_of(optimizer)
-    if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
-        found = f"with {', '.join(map(str, list(saved)[:4]))}" if isinstance(saved, Mapping) else type(saved).__name__
+    if not _is_state(saved):
+        entries = ", ".join(map(str, list(saved)[:4])) if isinstance(saved, Mapping) else ""
+        found = f"one with {entries}" if entries else f"{type(saved).__name__} {saved!r:.30}"
         raise ConfigError(
-            f"{own}.load_state_dict takes what its state_dict() returned, with state and param_groups, not "
-            f"{'one ' if isinstance(saved, Mapping) else 'a '}{found}. Pass the optimizer's part of the checkpoint."
+            f"{own}.load_state_dict takes what its state_dict() returned, with state and param_groups, not {found}. "
+            "Pass the optimizer's part of the checkpoint."
         )
     made_by = saved.get(STAMP)
+    if not (isinstance(made_by, Mapping) and {"method", "layout", "shapes", "dtypes"} <= made_by.keys()):
+        made_by = None
     if made_by is not None and made_by["method"] != own:
         raise ConfigError(
             f"{own} cannot go on from this state: {made_by['method']} saved it. Load it into that method, or start "
@@ -70,8 +73,17 @@ def check_state(optimizer: Any, saved: Any) -> None:
     _check_groups(optimizer, saved, stamped=made_by is not None)
     if made_by is not None:
         _check_stamp(optimizer, saved, made_by)
-    elif optimizer.state_elementwise:
+    if optimizer.state_elementwise:
         _check_shapes(optimizer, saved["state"])
+
+
+def _is_state(saved: Any) -> bool:
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("state"), Mapping):
+        return False
+    groups = saved.get("param_groups")
+    return isinstance(groups, list | tuple) and all(
+        isinstance(group, Mapping) and "params" in group for group in groups
+    )
 
 
 def _check_groups(optimizer: Any, saved: Mapping[str, Any], *, stamped: bool) -> None:

@@ -102,6 +102,15 @@ def test_to_bfloat16_after_some_steps(method: Method) -> None:
     steps_or_sentence(optimizer, converted(problem, torch.bfloat16), words)
 
 
+def test_a_group_that_was_added_follows_too() -> None:
+    problem = training()
+    optimizer = ho.create("adam", problem.model[0].parameters())
+    optimizer.add_param_group({"params": problem.model[2].parameters()})
+    optimizer.step(problem.objective)
+    optimizer.step(converted(problem, torch.float64))
+    assert optimizer.state[problem.model[2].weight]["exp_avg"].dtype == torch.float64
+
+
 def test_converted_before_the_first_step() -> None:
     for name in ("adam", "lbfgs", "newton_cg", "kfac"):
         problem = training()

@@ -88,7 +88,12 @@ def test_hybrids_have_the_members_that_they_had() -> None:
 def test_what_is_no_state_of_an_optimizer() -> None:
     optimizer = ho.create("adam", training().model.parameters())
     refused(optimizer, {"model": {}, "optimizer": {}}, r"not one with model, optimizer\. Pass the optimizer's part")
-    refused(optimizer, [1], "not a list")
+    refused(optimizer, [1], r"not list \[1\]\. Pass")
+    refused(optimizer, {}, r"not dict \{\}\. Pass")
+    refused(optimizer, {"state": {}, "param_groups": 3}, "not one with state, param_groups")
+    refused(optimizer, {**optimizer.state_dict(), "param_groups": []}, "param groups of no parameters")
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({**state, "made_by": "somebody"})  # judged by what is in it
 
 
 @each(TORCHS)
