@@ -136,6 +136,7 @@ def test_the_norm_test_by_hand():
     share, rows = by_hand(policy, drawn)
     mean = rows.mean(0)
     wanted = share * float(rows.var(0).sum()) / (0.25 * float(mean @ mean))
+    assert policy._wanted(optimizer_of(objective), drawn) == pytest.approx(wanted, rel=1e-9)
     event = policy.after_step(optimizer_of(objective), drawn)
     expected = min(N, math.ceil(wanted))
     assert (event["size"] if event else 16) == max(16, expected)

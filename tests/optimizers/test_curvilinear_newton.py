@@ -57,6 +57,19 @@ def test_the_curve_uses_both_directions_at_once() -> None:
     assert optimizer.report.curvature == pytest.approx(-2.0)
 
 
+def test_a_step_lies_on_the_curve_of_the_dense_matrix() -> None:
+    matrix, vector = quadratic(5, lowest=-3.0)
+    objective = function(lambda x: x @ matrix @ x / 2 - vector @ x + (x**4).sum() / 4, torch.zeros(5).tolist())
+    optimizer = ho.create("curvilinear_newton", objective.model.parameters(), damping=0.0)
+    optimizer.step(objective)
+    values, basis = torch.linalg.eigh(matrix)
+    descent = basis @ ((basis.T @ vector) / values.abs())
+    away = basis[:, 0] * torch.sign(basis[:, 0] @ vector) * (-values[0]).sqrt()
+    t = optimizer.report.step_size
+    torch.testing.assert_close(objective.position(), t * t * descent + t * away)
+    assert optimizer.report.curvature == pytest.approx(float(values[0]))
+
+
 def test_the_choice_takes_the_larger_guaranteed_decrease() -> None:
     taken = []
     for slope in (1e-3, 10.0):
