@@ -7,14 +7,18 @@ The task digits_cnn with its default budget, by turns in one process: a whole re
 end, and the same batches, optimizer steps and evaluations in a bare loop that records nothing. Both are built outside
 the clock.
 Prints the median of the neighbours' ratios, and that of a second bare loop, which shows the noise. "inside" is the same
-ratio from within the recorded runs: their time over that of their draws, steps and evaluations, which a busy machine
-slows alike; it leaves out that a step may be slower after a row than after a step. The target is 3 %, in "recorded"; on
-a busy machine take "inside". With --clock cpu, "recorded" leaves waiting for the disk out, "inside" never does.
+ratio put together from the pieces of further recorded runs: lower quartiles of draws, steps, evaluations, and of what
+lies between them. A busy machine disturbs it less (but for the wait for the disk at the end); it leaves out that a step
+may be slower after a row than after a step.
+The target is 3 %, in "recorded"; on a busy machine take "inside". With --clock cpu, "recorded" leaves waiting for the
+disk out, "inside" never does.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -42,39 +46,86 @@ def configuration(optimizer: str, epochs: int, seed: int):
     return resolve({"task": "digits_cnn", "optimizer": optimizer, "budget": budget, "seed": seed, "device": "cpu"})
 
 
-class Work:
-    """Counts the seconds of what a run does beside bookkeeping."""
+class Pieces:
+    """Times what recorded runs do: draws, steps and evaluations, and between them the bookkeeping of each step.
+
+    Lower quartiles of the pieces, each as often as it happens in a run, are what a busy machine hardly disturbs.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self._times = collections.defaultdict(list)
+        self._runs = 0
+        self._since = self._elsewhere = 0.0
+        self._kind: list[str] = []
 
-    def timed(self, call):
-        """Returns the function with its time counted."""
+    def watch(self, trainer: Trainer) -> contextlib.AbstractContextManager:
+        """Puts clocks into a run that is to begin; returns a context for it."""
+        parts = trainer.parts
+        parts.optimizer.step, parts.data.draw = self._work(parts.optimizer.step), self._work(parts.data.draw)
+        trainer.store.append = self._kinds("row", trainer.store.append)
+        trainer.advance, trainer.finish = self._bookkeeping(trainer.advance), self._bookkeeping(trainer.finish, "end")
+        self._runs += 1
+        self._since, self._elsewhere, self._kind = time.perf_counter(), 0.0, ["begin"]
+        return unittest.mock.patch.object(loop, "evaluate", self._work(self._kinds("evaluation", evaluate)))
+
+    def ratio(self) -> float:
+        """Returns the time of a run over that of its work."""
+        spent = {True: 0.0, False: 0.0}
+        for name, times in self._times.items():
+            typical = sorted(times)[len(times) // 4]
+            spent[isinstance(name, str)] += typical * len(times) / self._runs
+        return sum(spent.values()) / spent[True]
+
+    def _work(self, call):
+        name = getattr(call, "__name__", "call")
 
         def inner(*arguments, **options):
-            before = time.perf_counter()  # a reading of the processor's time is too dear for this
+            before = time.perf_counter()
             try:
                 return call(*arguments, **options)
             finally:
-                self.seconds += time.perf_counter() - before
+                seconds = time.perf_counter() - before
+                self._times[name].append(seconds)
+                self._elsewhere += seconds
+
+        return inner
+
+    def _kinds(self, kind, call):
+        def inner(*arguments, **options):
+            self._kind.append(kind)
+            return call(*arguments, **options)
+
+        inner.__name__ = kind
+        return inner
+
+    def _bookkeeping(self, call, kind="step"):
+        def inner(*arguments, **options):
+            found = call(*arguments, **options)
+            now = time.perf_counter()
+            self._times[kind, *self._kind].append(now - self._since - self._elsewhere)
+            self._since, self._elsewhere = time.perf_counter(), 0.0
+            self._kind.clear()
+            return found
 
         return inner
 
 
-def recorded(optimizer: str, epochs: int, seed: int, clock) -> tuple[float, float, float]:
-    """Returns the seconds of a recorded run, its last training loss, and its time over that of no bookkeeping."""
+def recorded(optimizer: str, epochs: int, seed: int, clock) -> tuple[float, float]:
+    """Returns the seconds of a recorded run and its last training loss."""
+    trainer, seconds = _record(optimizer, epochs, seed, clock, contextlib.nullcontext)
+    return seconds, trainer.latest["train_loss"]
+
+
+def _record(optimizer: str, epochs: int, seed: int, clock, watch) -> tuple[Trainer, float]:
     config = configuration(optimizer, epochs, seed)
     with tempfile.TemporaryDirectory() as directory, RunStore(Path(directory) / "run", to_plain(config)) as store:
         trainer = Trainer(config, build(config), store)
         # The summary of a finished run evaluates the best model on all splits: that is evaluation, not bookkeeping.
         trainer.best.summary = lambda parts: {}
-        work, parts = Work(), trainer.parts
-        parts.optimizer.step, parts.data.draw = work.timed(parts.optimizer.step), work.timed(parts.data.draw)
-        with unittest.mock.patch.object(loop, "evaluate", work.timed(evaluate)):
-            started, before = time.perf_counter(), clock()
+        with watch(trainer):
+            before = clock()
             trainer.run()
-            seconds, whole = clock() - before, time.perf_counter() - started
-        return seconds, trainer.latest["train_loss"], whole / work.seconds
+            return trainer, clock() - before
 
 
 def bare(optimizer: str, epochs: int, seed: int, clock) -> tuple[float, float]:
@@ -119,20 +170,21 @@ def main() -> int:
     print(f"{'optimizer':12} {'bare s':>7} {'again':>6} {'recorded':>8} {'inside':>7}")
     rows, missed = [], 0
     for name in options.optimizers.split(","):
-        ratios: dict[str, list[float]] = {"again": [], "recorded": [], "inside": []}
-        seconds = []
+        ratios: dict[str, list[float]] = {"again": [], "recorded": []}
+        seconds, pieces = [], Pieces()
         for round_ in range(options.rounds + 1):
             base, loss = bare(name, options.epochs, round_, clock)
             again, _ = bare(name, options.epochs, round_, clock)
-            run, same, inside = recorded(name, options.epochs, round_, clock)
+            run, same = recorded(name, options.epochs, round_, clock)
             if loss != same:
                 raise SystemExit(f"{name}: the bare loop ends at {loss}, the run at {same}; they did not do the same.")
             if round_:  # the first round warms up
                 seconds.append(base)
                 ratios["again"].append(again / base)
                 ratios["recorded"].append(run / base)
-                ratios["inside"].append(inside)
+                _record(name, options.epochs, round_, clock, pieces.watch)
         ratio = {who: statistics.median(values) for who, values in ratios.items()}
+        ratio["inside"] = pieces.ratio()
         shown = f"{ratio['again']:6.3f} {ratio['recorded']:8.3f} {ratio['inside']:7.3f}"
         print(f"{name:12} {statistics.median(seconds):7.2f} {shown}", flush=True)
         missed += ratio["recorded"] > LIMIT

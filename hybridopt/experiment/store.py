@@ -24,6 +24,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -187,8 +188,6 @@ class RunStore:
             StoreError: If it cannot be written (the checkpoints that are there stay) or cannot be loaded
                 again.
         """
-        import torch
-
         if self._history < 0:
             raise StoreError("Call resume() before save_checkpoint(): it finds where the history goes on.")
         content = {
@@ -197,6 +196,21 @@ class RunStore:
             "history_bytes": self._length,
             "state": dict(state),
         }
+        newest, previous = self.directory / CHECKPOINT, self.directory / PREVIOUS
+        fresh = self.directory / f".{CHECKPOINT}.new"
+        # No checkpoint may outlive the rows that it counts. The disk is at them while the state is put together.
+        with jsonio.writing(newest), ThreadPoolExecutor(1) as elsewhere:
+            rows = elsewhere.submit(os.fsync, self._history)
+            jsonio.write_synced(fresh, self._serialized(content))
+            rows.result()
+            if newest.exists():
+                os.replace(newest, previous)
+            os.replace(fresh, newest)
+
+    def _serialized(self, content: Mapping[str, Any]) -> memoryview:
+        """Returns a checkpoint's content as a file; the first one of this process is read back."""
+        import torch
+
         buffer = io.BytesIO()
         torch.save(content, buffer)
         if not self._trusted:
@@ -209,14 +223,7 @@ class RunStore:
                     f"numbers, strings, lists and dicts in every state_dict. {str(error).splitlines()[0]}"
                 ) from error
             self._trusted = True
-        newest, previous = self.directory / CHECKPOINT, self.directory / PREVIOUS
-        fresh = self.directory / f".{CHECKPOINT}.new"
-        with jsonio.writing(newest):
-            os.fsync(self._history)  # no checkpoint may outlive the rows that it counts
-            jsonio.write_synced(fresh, buffer.getbuffer())
-            if newest.exists():
-                os.replace(newest, previous)
-            os.replace(fresh, newest)
+        return buffer.getbuffer()
 
     def write_provenance(self, facts: Mapping[str, Any]) -> None:
         """Records where the numbers come from: the first time as it is, later as an entry of "resumed".
