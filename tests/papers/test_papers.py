@@ -19,11 +19,15 @@ from hybridopt.tasks import registry as tasks
 
 PAPERS = Path(__file__).parents[2] / "papers"
 FOLDERS = sorted(path.parent.name for path in PAPERS.glob("*/reproduce.py"))
-EXPERIMENTS = [(folder, path.stem) for folder in FOLDERS for path in sorted((PAPERS / folder).glob("conf/*/*.yaml"))]
+EXPERIMENTS = [
+    (folder, path.stem) for folder in FOLDERS for path in sorted((PAPERS / folder).glob("conf/experiment/*.yaml"))
+]
 SMALL = ["seed=0", "budget.steps=12", "launcher.slots=1"]
 NARROW = {
     "du2017_octopus": ["task.problem=octopus_5", "optimizer=perturbed_gd"],
     "du2017_octopus_escape": ["task.problem=octopus_5"],
+    "rathore2024_convection": ["optimizer=rathore_adam_lbfgs_nncg", "task.points=20", "task.width=4"],
+    "rathore2024_reaction": ["optimizer=rathore_adam_lbfgs_gd", "task.points=20", "task.width=4"],
 }
 """One run of each experiment."""
 
@@ -106,6 +110,21 @@ def test_results_are_of_all_problems_and_seeds_of_the_sweep() -> None:
     for entry in problems.values():
         for method in ("gd", "pgd", "escape"):
             assert [run[0] for run in entry[method]] == [int(seed) for seed in params["seed"].split(",")]
+
+
+def test_results_are_of_all_arms_and_seeds_of_the_sweeps() -> None:
+    home = PAPERS / "2024_rathore_pinn_optimizers"
+    params = yaml.safe_load((home / "conf/experiment/rathore2024_convection.yaml").read_text())["hydra"]["sweeper"]
+    sweep = {key: [value.strip() for value in text.split(",")] for key, text in params["params"].items()}
+    assert {f"{name}.yaml" for name in sweep["optimizer"]} == {
+        path.name for path in (home / "conf/optimizer").iterdir()
+    }
+    problems = json.loads((home / "results.json").read_text())["problems"]
+    assert set(problems) == {"pinn_convection", "pinn_reaction"}
+    for arms in problems.values():
+        assert len(arms) == len(sweep["optimizer"])
+        for runs in arms.values():
+            assert [run[0] for run in runs] == [int(seed) for seed in sweep["seed"]]
 
 
 def test_only_a_run_as_it_stands_there_writes_into_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
