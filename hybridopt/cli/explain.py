@@ -8,7 +8,7 @@ from typing import Any
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
 from hybridopt.experiment import parts
 
-_GROUPS = (*parts.KINDS[:-1], "budget", "tracker", "launcher", "experiment")
+_GROUPS = (*parts.KINDS[:-1], "settings", "budget", "tracker", "launcher", "experiment")
 
 
 def explain(error: BaseException) -> BaseException:
@@ -123,7 +123,8 @@ def _unknown_key(key: str, node: Any, file: str = "") -> ConfigError:
     chosen = ""
     if parent in parts.KINDS and "name" in known:
         chosen = f" ({parent}={node['name']})"
-        listed = f" Its options{chosen}: {', '.join(item for item in known if item != 'name')}."
+        options = ", ".join(item for item in known if item != "name")
+        listed = f" Its options{chosen}: {options}." if options else f" It has none{chosen}."
     near = [*known, "defaults"] if file and not parent else known
     return ConfigError(f"{owner} {name!r}.{suggest(name, near)}{listed}")
 

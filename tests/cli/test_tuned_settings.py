@@ -1,0 +1,129 @@
+"""Tuned options: those that are shipped, asked for by settings=tuned, and those that `hybridopt tune` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hybridopt._paths import conf_dir
+from hybridopt.cli.tune import compose
+from hybridopt.core import UnknownNameError
+from hybridopt.experiment.config import RunConfig, resolve
+from hybridopt.experiment.identity import run_id
+from hybridopt.experiment.job import tuned_as_stated
+from hybridopt.tuning import Chosen, write_chosen
+
+SHIPPED = sorted((conf_dir() / "settings" / "tuned").glob("*/*.yaml"))
+FACTS = {
+    "trials": 8,
+    "score": "validation loss 1",
+    "gradient_equivalents": 20.0,
+    "seconds": 1.0,
+    "budget_per_trial": 2.5,
+    "objective": "loss",
+    "sampler": "sobol",
+    "seed": 9,
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_hydra() -> Iterator[None]:
+    from hydra.core.global_hydra import GlobalHydra
+
+    yield
+    GlobalHydra.instance().clear()
+
+
+def composed(*overrides: str, config_dir: Path | None = None) -> RunConfig:
+    return resolve({**compose(list(overrides), config_dir and str(config_dir)), "device": "cpu"})
+
+
+def identity(config: RunConfig) -> str:
+    return run_id(vars(config) | {"budget": vars(config.budget)})
+
+
+def chosen(task: str, problem: str, **values: Any) -> Chosen:
+    return Chosen(task, problem, "sgd", "sgd", {f"optimizer.{name}": value for name, value in values.items()}, FACTS)
+
+
+def test_nobody_gets_tuned_options_without_asking() -> None:
+    assert SHIPPED
+    for path in SHIPPED[::12]:
+        plain = composed(f"task={path.parent.name}", f"optimizer={path.stem}")
+        bare = resolve({"task": path.parent.name, "optimizer": path.stem, "device": "cpu"})
+        assert plain.tuning is None
+        assert identity(plain) == identity(bare)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_is_shipped_is_complete_and_valid(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    assert set(content) <= {"optimizer", "task", "tuning"}, "budget and seed are the experiment's"
+    names = {"task": path.parent.name, "optimizer": path.stem}
+    parts = {key: {"name": name, **content.get(key, {})} for key, name in names.items()}
+    assert tuned_as_stated(resolve({**content, **parts, "device": "cpu"}))
+    assert content["tuning"]["trials"] >= 8
+    assert content["tuning"]["seed"] >= 10, "not one of those that comparisons use"
+
+
+def test_what_is_shipped_is_what_a_run_gets_that_asks() -> None:
+    for path in SHIPPED[::12]:
+        config = composed(f"task={path.parent.name}", f"optimizer={path.stem}", "settings=tuned")
+        assert tuned_as_stated(config)
+        assert config.tuning == yaml.safe_load(path.read_text())["tuning"]
+        assert config.budget.unlimited
+
+
+@pytest.mark.parametrize("task", sorted({path.parent.name for path in SHIPPED}))
+def test_all_of_a_task_had_the_same_budget(task: str) -> None:
+    stated = [yaml.safe_load(path.read_text())["tuning"] for path in SHIPPED if path.parent.name == task]
+    assert len({(one["budget_per_trial"], one["budget"], one["objective"], one["sampler"]) for one in stated}) == 1
+    for one in stated:
+        # The last step of a trial may overdraw; what is left is less than the dearest trial costs.
+        assert one["budget"] - 3 * one["budget_per_trial"] < one["gradient_equivalents"] <= 1.1 * one["budget"]
+
+
+def test_the_command_line_wins_over_tuned_options_and_the_run_is_not_called_tuned() -> None:
+    config = composed("task=digits_cnn", "optimizer=adam", "settings=tuned", "optimizer.lr=0.0123")
+    assert config.optimizer["lr"] == 0.0123
+    assert not tuned_as_stated(config)
+
+
+def test_a_misspelt_choice() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'tuned'"):
+        compose(["settings=tunned"])
+
+
+def test_an_optimizer_without_a_file_has_its_defaults() -> None:
+    config = composed("task=logistic", "optimizer=adam", "settings=tuned")
+    assert config.tuning is None
+    assert identity(config) == identity(composed("task=logistic", "optimizer=adam"))
+
+
+def test_what_the_user_has_tuned_wins_over_what_is_shipped(tmp_path: Path) -> None:
+    write_chosen(tmp_path, [chosen("digits_cnn", "digits_cnn", lr=0.25)], [], 10)
+    where = tmp_path / "conf"
+    for settings in ("defaults", "tuned"):
+        config = composed("task=digits_cnn", "optimizer=sgd", f"settings={settings}", config_dir=where)
+        assert config.optimizer["lr"] == 0.25
+        assert config.budget.gradient_equivalents == 2.5
+
+
+def test_problems_of_a_collection_are_kept_apart(tmp_path: Path) -> None:
+    rates = {"plane": 0.25, "octopus_5": 0.5}
+    for problem, rate in rates.items():
+        write_chosen(tmp_path, [chosen("saddle", f"saddle/{problem}", lr=rate)], [f"task.problem={problem}"], 10)
+        final = ["experiment=final", "task=saddle", "optimizer=sgd", f"task.problem={problem}"]
+        assert composed(*final, config_dir=tmp_path / "conf").optimizer["lr"] == rate
+        swept = yaml.safe_load((tmp_path / "conf" / "experiment" / "final.yaml").read_text())["hydra"]["sweeper"]
+        assert swept["params"]["task.problem"] == problem
+    known = yaml.safe_load((tmp_path / "tuned.yaml").read_text())["tasks"]
+    assert {name: entry["sgd"]["values"]["optimizer.lr"] for name, entry in known.items()} == {
+        f"saddle/{problem}": rate for problem, rate in rates.items()
+    }
+    config = composed("task=saddle", "optimizer=sgd", "task.problem=plane", config_dir=tmp_path / "conf")
+    assert config.tuning is None, "task= alone does not tell which problem is meant"
