@@ -8,7 +8,8 @@ lbfgs        An iteration of L-BFGS outside evaluations, 1M parameters, 20 pairs
              backward pass and the copy of the gradient into one vector; putting trials in place is outside, as is the
              rest of the step. torch does five iterations a step, which spares it the checks at the beginning of four.
 first_order  A step of sgd and adam on digits_cnn, ours through `step(objective)` and bare torch.optim: the contenders
-             of bench_overhead.py.
+             of bench_overhead.py. "again" repeats the step just before it, so its code is in the caches: it shows that
+             too, and not noise alone.
 newton_cg    A step of newton_cg on digits_cnn, and the same evaluations and products alone: one `at()`, as many Hessian
              products, as many values.
 memory       Peak of the allocator's memory during a gradient, and during a Hessian product with its kept graph.

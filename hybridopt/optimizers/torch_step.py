@@ -96,8 +96,13 @@ class TorchStep(Stepping):
         if not sets_mode:
             step(self, *arguments)
             return
-        with torch.set_grad_enabled(self.defaults["differentiable"]):  # type: ignore[attr-defined]
+        # What `torch.set_grad_enabled` does, whose three Python calls are a tenth of what a step costs beside torch.
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(self.defaults["differentiable"])  # type: ignore[attr-defined]
+        try:
             step(self, *arguments)
+        finally:
+            torch._C._set_grad_enabled(before)
 
 
 @functools.cache
