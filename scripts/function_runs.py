@@ -36,7 +36,7 @@ FAR = 1e10
 
 SCIPY: dict[str, dict[str, Any]] = {
     "L-BFGS-B": {"gtol": GTOL, "ftol": 0.0, "maxiter": STEPS, "maxfun": STEPS, "maxls": 50},
-    "Newton-CG": {"xtol": 0.0, "maxiter": STEPS},
+    "Newton-CG": {"xtol": 1e-12, "maxiter": STEPS},
     **{f"trust-{how}": {"gtol": GTOL, "maxiter": STEPS, "max_trust_radius": FAR} for how in ("ncg", "krylov", "exact")},
 }
 """Options of SciPy's methods that know no plain ``gtol``, or have more that ends a run."""

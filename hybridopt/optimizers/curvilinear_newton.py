@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.escape.stall import default_gtol
 from hybridopt.globalization import noise_floor
 from hybridopt.globalization.curvilinear import curvilinear
 from hybridopt.linalg import LanczosResult, lanczos
@@ -122,16 +121,14 @@ class CurvilinearNewton(Optimizer):
         space = objective.space
         noise = self._random(space.n, space.device, space.dtype)
         noise = noise / torch.linalg.vector_norm(noise)
-        vanishing = float(point.gradient.abs().max()) <= default_gtol(space.dtype)
-        start = noise if vanishing else point.gradient / length + self.config.probe * noise
+        start = point.gradient / length + self.config.probe * noise if length > 0 else noise
         return lanczos(point.hessian(), start, min(self.config.subspace, space.n))
 
     def _descent(
         self, result: LanczosResult, gradient: Tensor, length: float, value: float, eps: float
     ) -> Tensor | None:
         """s, or None where the gradient is rounding."""
-        # Below this, rounding has more say in the gradient's direction than the function.
-        if length <= eps * max(1.0, abs(value)):
+        if length == 0.0:
             return None
         sizes = result.ritz_values.abs()
         sizes = (sizes + self.config.damping * sizes.max()).clamp_min(eps * float(sizes.max()) or 1.0)
@@ -139,7 +136,9 @@ class CurvilinearNewton(Optimizer):
         step = (result.coefficients @ (-shares / sizes)).to(result.rows) @ result.rows
         # What lies outside the subspace is descended as if it were as curved as anything in it.
         outside = gradient - (result.rows @ gradient) @ result.rows
-        return step - outside / float(sizes.max())
+        step = step - outside / float(sizes.max())
+        # Below this, rounding has more say in the gradient's direction than the function.
+        return step if -dot(gradient, step) > eps * abs(value) else None
 
     def _away(self, result: LanczosResult, gradient: Tensor, eps: float) -> Tensor | None:
         """Unit vector d, or None without negative curvature beyond the rounding of products with the largest."""

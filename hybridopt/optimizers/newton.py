@@ -45,8 +45,9 @@ class Newton(DenseOptimizer):
 
     The Hessian is formed by n products, equilibrated and decomposed. Its eigenvalues are made positive, by their
     absolute values or by a shift, and kept above a floor; where it is positive definite the step is Newton's.
-    Backtracking ends at Armijo's condition. Where the gradient vanishes (to 1e-8 in float64, 1e-4 in float32) and
-    the lowest eigenvalue is negative beyond rounding, the step goes along its eigenvector, so saddles are left.
+    Backtracking ends at Armijo's condition. Where the gradient vanishes (to 1e-8 in float64, 1e-4 in float32, times
+    the largest entry of the Hessian) and the lowest eigenvalue is negative beyond rounding, the step goes along its
+    eigenvector, so saddles are left.
 
     Report: ``inner_iterations`` (products), ``negative`` (negative eigenvalues), ``modified`` (how many eigenvalues
     were changed), ``evaluations``, ``step_size``, ``search`` (how the line search ended); ``curvature``
@@ -91,7 +92,8 @@ class Newton(DenseOptimizer):
             units = torch.ones_like(matrix[0])
         values, vectors = torch.linalg.eigh(units.unsqueeze(1) * matrix * units)
         lowest, largest = float(values[0]), float(values.abs().max())
-        vanishing = float(gradient.abs().max()) <= default_gtol(gradient.dtype)
+        # Relative to the curvature, as a number times the function is no other function.
+        vanishing = float(gradient.abs().max()) <= default_gtol(gradient.dtype) * float(matrix.abs().max())
         if vanishing and lowest < -math.sqrt(objective.eps) * largest:
             vector = units * vectors[:, 0]
             vector = vector / torch.linalg.vector_norm(vector)

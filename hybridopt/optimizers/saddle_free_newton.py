@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from hybridopt.core import option
-from hybridopt.escape.base import default_gtol
-from hybridopt.globalization import LevenbergMarquardt
-from hybridopt.linalg import lanczos
+from hybridopt.globalization import LevenbergMarquardt, noise_floor
+from hybridopt.linalg import LanczosResult, lanczos
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import backtrack, dot
+
+LEAST = 1e-24
+"""Smallest damping, relative to the largest eigenvalue: Hessians of badly scaled functions have condition 1e18."""
 
 
 @dataclass
@@ -24,7 +26,7 @@ class SaddleFreeNewtonConfig:
         lr: First trial length of the line search.
         weight_decay: w adds w/2 ||p||^2 to the function.
         subspace: Dimension of the Krylov space, and Hessian products in a step.
-        damping: First multiple of the identity added to |H|.
+        damping: First multiple of the identity added to |H|, relative to its largest eigenvalue.
         max_evaluations: Most trials of the line search.
         seed: Of the random vectors that are used where the gradient vanishes.
     """
@@ -32,7 +34,9 @@ class SaddleFreeNewtonConfig:
     lr: float = option(1.0, ge=0, search=[1.0], help="first trial length of the line search")
     weight_decay: float = option(0.0, ge=0, search=("log", 1e-6, 1e-2), help="w adds w/2 ||p||^2 to the function")
     subspace: int = option(30, ge=1, search=("log", 5, 200), help="dimension of the Krylov space")
-    damping: float = option(1e-2, gt=0, search=("log", 1e-6, 10.0), help="first multiple of the identity added")
+    damping: float = option(
+        1e-6, gt=0, search=("log", 1e-8, 1.0), help="first damping of |H|, relative to its largest eigenvalue"
+    )
     max_evaluations: int = option(25, ge=1, help="most trials of the line search")
     seed: int = option(0, ge=0, help="seed of the random vectors used where the gradient vanishes")
 
@@ -42,10 +46,10 @@ class SaddleFreeNewton(Optimizer):
 
     Lanczos from the gradient gives H in a small subspace; there the step is ``-(|H| + damping I)^-1 g``, with |H| the
     matrix of absolute eigenvalues, so directions of negative curvature are left, not approached. The full
-    reorthogonalization makes the subspace exact where the paper's truncated one is not. The damping follows the
-    ratio of the actual decrease to that of the model with |H|. Where the gradient vanishes (to 1e-8 in float64, 1e-4
-    in float32), the space starts from a random vector, and the step goes along the lowest eigenvector if the curvature
-    there is negative.
+    reorthogonalization makes the subspace exact where the paper's truncated one is not. The damping, relative to the
+    largest eigenvalue so that the function's scale does not matter, follows the ratio of the actual decrease to that
+    of the model with |H|. Where the model promises no decrease that could be seen, the space starts from a random
+    vector, and the step goes along the lowest eigenvector if the curvature there is negative.
 
     Report: ``inner_iterations`` (products), ``curvature`` (the lowest eigenvalue, if negative), ``ratio``,
     ``damping``, ``evaluations``, ``step_size``, ``search`` (how the line search ended).
@@ -79,21 +83,18 @@ class SaddleFreeNewton(Optimizer):
             if not math.isfinite(length) or not math.isfinite(value):
                 self.note(accepted=False, status="non_finite", step_norm=0.0)
                 return
-            # Below this, rounding has more say in the gradient's direction than the function.
-            vanishing = length <= objective.eps * max(1.0, abs(value))
             steps = min(config.subspace, space.n)
-            products = 0
-            result = None
-            if vanishing or float(gradient.abs().max()) <= default_gtol(space.dtype):
-                # The Krylov space of such a gradient need not hold what leads away from a saddle.
-                result = lanczos(point.hessian(), self._random(space.n, space.device, space.dtype), steps)
-                products = result.products
-                if not vanishing and not _has_negative(result.ritz_values, objective.eps):
-                    result = None
-            leaves = result is not None
-            if result is None:
+            result, products, leaves, predicted = None, 0, False, 0.0
+            if length > 0.0:
                 result = lanczos(point.hessian(), gradient, steps)
-                products += result.products
+                products = result.products
+                step, predicted = _model_step(result, length, damping)
+            if predicted <= noise_floor(value, objective.eps):
+                # The Krylov space of such a gradient need not hold what leads away from a saddle.
+                probe = lanczos(point.hessian(), self._random(space.n, space.device, space.dtype), steps)
+                products += probe.products
+                leaves = result is None or _has_negative(probe.ritz_values, objective.eps)
+                result = probe if leaves else result
         values = result.ritz_values
         self.note(inner_iterations=products, status=str(result.status))
         if values.numel() == 0:
@@ -105,10 +106,7 @@ class SaddleFreeNewton(Optimizer):
         if leaves:
             self._leave(objective, result.ritz_vector(0), values, value)
             return
-        shares = result.coefficients[0] * length
-        steps = -shares / (values.abs() + damping)
-        predicted = -float((shares * steps + 0.5 * (values.abs() + damping) * steps.square()).sum())
-        direction = (result.coefficients @ steps).to(result.rows) @ result.rows
+        direction = (result.coefficients @ step).to(result.rows) @ result.rows
         search, direction = backtrack(
             self, objective, direction, value, gradient, max_evaluations=config.max_evaluations
         )
@@ -116,7 +114,7 @@ class SaddleFreeNewton(Optimizer):
         along = -2.0 * (predicted + slope)
         model = -(search.step * slope + 0.5 * search.step**2 * along)
         ratio = (value - search.value) / model if search.step > 0 and model > 0 else -math.inf
-        memory["damping"] = LevenbergMarquardt().update(damping, ratio)
+        memory["damping"] = LevenbergMarquardt(min_damping=LEAST).update(damping, ratio)
         self.note(ratio=ratio, damping=memory["damping"])
 
     def _leave(self, objective: Objective, vector: torch.Tensor, values: torch.Tensor, value: float) -> None:
@@ -170,6 +168,19 @@ class SaddleFreeNewton(Optimizer):
             reason: Why the parameters were moved.
         """
         self.memory["damping"] = self.config.damping
+
+
+def _model_step(result: LanczosResult, length: float, damping: float) -> tuple[torch.Tensor, float]:
+    """The step by |H| in the basis of Ritz vectors, and the decrease that its model promises."""
+    if result.ritz_values.numel() == 0:
+        return result.ritz_values, math.inf
+    sizes = result.ritz_values.abs()
+    largest = float(sizes.max())
+    # Without curvature anywhere the gradient itself is the step.
+    sizes = sizes + (damping * largest or 1.0)
+    shares = result.coefficients[0] * length
+    step = -shares / sizes
+    return step, -float((shares * step + 0.5 * sizes * step.square()).sum())
 
 
 def _has_negative(values: torch.Tensor, eps: float) -> bool:
