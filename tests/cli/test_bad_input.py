@@ -81,9 +81,20 @@ def test_one_paragraph(
     ("written", "expected"),
     [
         ("sead: 1", "There is no config key 'sead'. Did you mean 'seed'?"),
-        ("optimizer: {dampin: 0.1}", "optimizer has no option 'dampin'. Did you mean 'damping'?"),
+        (
+            "optimizer: {dampin: 0.1}",
+            "In experiment/mine.yaml: optimizer has no option 'dampin'. Did you mean 'damping'?",
+        ),
         ("task: {chanels: 3}", "task has no option 'chanels'. Did you mean 'channels'?"),
-        ("budget: {epoch: 1}", "budget has no option 'epoch'. Did you mean 'epochs'?"),
+        ("launcher: {slot: 2}", "In experiment/mine.yaml: launcher has no option 'slot'. Did you mean 'slots'?"),
+        (
+            "launcher: {name: submitit_local, options: {timeout: 3}}",
+            "'timeout'. Did you mean 'timeout_min'? Its options",
+        ),
+        ("escape: {foo: 1}", "In experiment/mine.yaml: escape has no option 'foo'. It has none (escape=none)."),
+        ("export: {weigths: true}", "In experiment/mine.yaml: export has no option 'weigths'. Did you mean 'weights'?"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {launcher.slot: '1,2'}}}", "Did you mean 'slots'?"),
+        ("budget: {epoch: 1}", "In experiment/mine.yaml: budget has no option 'epoch'. Did you mean 'epochs'?"),
         ("default: [override /task: digits_rnn]", "Did you mean 'defaults'?"),
         ("hydra: {swepper: {params: {seed: '0,1'}}}", "hydra has no option 'swepper'. Did you mean 'sweeper'?"),
         ("hydra: {mode: MULTIRUN, sweeper: {parms: {seed: '0,1'}}}", "hydra.sweeper has no option 'parms'. Did you"),
