@@ -125,15 +125,25 @@ def figure(
         lines = task_lines(settings, rows, palette, axis, key, mode)
         curves.setdefault(name, {})[axis] = [_data(line) for line in lines if line.index is not None]
         title = axis_title if axis != "seconds" or seconds == "exclusive" else f"seconds (timing: {seconds})"
-        for scale_classes, x_log, y_log in _variants(mode):
+        for scale_classes, x_log, y_log in _variants(log_scale(lines, mode)):
             parts.append(_variant(lines, guides, name, axis, title, scale_classes, x_log, y_log, key, mode))
     parts.append("</figure>")
     return "".join(parts)
 
 
-def _variants(mode: str) -> list[tuple[str, bool, bool]]:
-    """Classes, logarithmic x, logarithmic y; what should be large (accuracy) keeps a linear y."""
-    if mode in ("max", "signed"):
+def log_scale(lines: Sequence[Line], mode: str) -> bool:
+    """Tells whether a figure's vertical axis may be logarithmic: not for accuracies, nor where values are negative.
+
+    Args:
+        lines: The lines.
+        mode: See `figure`.
+    """
+    return mode in ("min", "free") and not any(value < 0 for line in lines for value in line.y)
+
+
+def _variants(y_log: bool) -> list[tuple[str, bool, bool]]:
+    """Classes, logarithmic x, logarithmic y, which some figures never have."""
+    if not y_log:
         return [("scale-linear scale-log", False, False), ("scale-loglog", True, False)]
     return [("scale-linear", False, False), ("scale-log", False, True), ("scale-loglog", True, True)]
 

@@ -184,7 +184,7 @@ def _task_pictures(results: Results, task: str, palette: Palette) -> list[Pictur
         guides = figures.guides_of(results.runs, key)
         for axis in axes:
             lines = figures.task_lines(settings, rows, palette, axis, key, way)
-            y_log = way in ("min", "free")
+            y_log = figures.log_scale(lines, way)
             ceiling, floor = figures.limits(lines, guides, way, y_log)
             name = _file_name(task, key.replace(".", "_"), axis)
             title = html.unescape(figures.caption_of(key))

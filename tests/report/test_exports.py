@@ -48,6 +48,25 @@ class TestFigures:
             assert used, "lines have looks"
             assert all(f".{name} .line{{stroke:#" in text for name in used)
 
+    def test_negative_losses_are_drawn_on_linear_axes_whatever_the_scale(self, tmp_path: Path) -> None:
+        history = write_run(tmp_path, method=FAST) / "history.jsonl"
+        rows = [json.loads(line) for line in history.read_text().splitlines()]
+        for row in rows:
+            row.update({key: row[key] - 100 for key in ("loss", "train_loss", "validation_loss") if key in row})
+        history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths = write_report(tmp_path, figures=["svg"])
+        for path in paths.figures:
+            if "train_loss" in path.stem:
+                assert re.search(r'class="line" d="M[^"]*L', path.read_text()), path
+        figure = paths.html.read_text().partition("Training loss")[2].partition("</figure>")[0]
+        variants = figure.split('<div class="variant ')[1:]
+        assert {name for text in variants for name in re.findall("scale-[a-z]+", text.partition('"')[0])} == {
+            "scale-linear",
+            "scale-log",
+            "scale-loglog",
+        }
+        assert all(re.search(r'class="line" d="M[^"]*L', text) for text in variants)
+
     @pytest.mark.parametrize(
         ("text", "message"), [("pgn", "Did you mean 'png'"), ("", "No figure format"), (",", "No f")]
     )
