@@ -74,7 +74,7 @@ def test_the_first_limit_ends_the_run(tmp_path: Path, budget: dict, reason: str,
 
 def test_a_task_that_counts_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of unequal work cost unequally, and a pass over all of them is still one gradient-equivalent."""
-    monkeypatch.setattr(tiny.Tiny, "work", lambda task, inputs, targets: int((inputs[:, 0] > 0).sum()))
+    monkeypatch.setattr(registry.get("tiny"), "work", lambda task, inputs, targets: int((inputs[:, 0] > 0).sum()))
     run_job(tmp_path, config(budget={"epochs": 2}, eval_every=1 / 3))
     costs = [row["gradient_equivalents"] for row in rows(tmp_path, "evaluation")]
     assert costs[3::3] == pytest.approx([1.0, 2.0])
