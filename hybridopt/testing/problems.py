@@ -160,7 +160,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 def digits() -> Training:
     """Builds a classification of 120 of scikit-learn's handwritten digits, averaged to 4 x 4 pixels, by two layers."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(16, 7), nn.Tanh(), nn.Linear(7, 10))
+    model = nn.Sequential(nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 10))
     inputs, targets = _digits()
     objective = Objective(model, nn.functional.cross_entropy, inputs, targets, key="all")
     return Training(model, inputs, targets, objective)
