@@ -85,3 +85,28 @@ class Composer:
 
     def _is_group(self, override: Override) -> bool:
         return bool(self._loader.repository.group_exists(override.key_or_group))
+
+
+class Unchecked:
+    """Hydra's config loader, for a sweeper: it composes every job only to see that it can be, and drops the result.
+
+    The launcher composes all of them before it starts any, and finds the same mistakes.
+
+    Args:
+        loader: The loader.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Returns the config of the sweep itself.
+
+        Args:
+            master_config: That config.
+            sweep_overrides: Overrides of a job, which are looked at later.
+        """
+        return master_config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hybridopt.core import HybridoptError
 from hybridopt.experiment import parts
-from hybridopt.experiment.composition import Composer
+from hybridopt.experiment.composition import Composer, Unchecked
 from hybridopt.experiment.config import RunConfig
 
 _PLUGIN_MODULE = "hydra_plugins.hybridopt"
@@ -100,7 +100,8 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
-        self._context, self._task, self._config = hydra_context, task_function, config
+        self._loader, self._task, self._config = hydra_context.config_loader, task_function, config
+        hydra_context.config_loader = Unchecked(self._loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: typing.Sequence[typing.Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Composes and runs the jobs; called by Hydra's sweeper.
@@ -109,7 +110,7 @@ class LocalLauncher(Launcher):
             job_overrides: One list of overrides a job.
             initial_job_idx: Number of the first one.
         """
-        composer, values = Composer(self._context.config_loader, self._config), []
+        composer, values = Composer(self._loader, self._config), []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             job = composer.compose(overrides, number)
             values.append(to_values(job, chosen_experiment(job.hydra)))

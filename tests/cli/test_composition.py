@@ -24,17 +24,15 @@ class Probe:
         self.composed: list[list[str]] = []
         original = ConfigLoaderImpl.load_sweep_config
 
+        def counted(own: Any, master_config: Any, sweep_overrides: list[str]) -> Any:
+            self.composed.append(sweep_overrides)
+            return original(own, master_config, sweep_overrides)
+
         def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
-            loader, master = launcher._context.config_loader, launcher._config
-
-            def counted(own: Any, config: Any, overrides: list[str]) -> Any:
-                self.composed.append(overrides)
-                return original(own, config, overrides)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
-                composer = Composer(loader, master)
-                found = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides)]
+            loader, master = launcher._loader, launcher._config
+            composer = Composer(loader, master)
+            found = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides)]
+            monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", original)
             for number, (config, overrides) in enumerate(zip(found, job_overrides, strict=True)):
                 expected = loader.load_sweep_config(master, list(overrides))
                 with open_dict(expected):
@@ -43,6 +41,7 @@ class Probe:
             return []
 
         monkeypatch.setattr(schema.LocalLauncher, "launch", launch)
+        monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
 
     @staticmethod
     def plain(config: Any) -> tuple[Any, Any, Any]:
