@@ -137,6 +137,21 @@ def test_the_direction_is_one_of_negative_curvature_and_reported() -> None:
     assert objective.value() == pytest.approx(-jump["decrease"])
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_jump_combines_all_directions_of_negative_curvature_and_adds_noise(noise: float) -> None:
+    curvatures = torch.tensor([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    objective = function(lambda x: curvatures @ x**2 + (x**4).sum(), [0.0] * 6)
+    escape = {"name": "negative_curvature", "noise": noise}
+    optimizer = ho.create("sgd", objective.model.parameters(), lr=0.0, escape=escape)
+    optimizer.step(objective)
+    optimizer.step(objective)
+    jump = objective.position()
+    down, rest = jump[:3], float(torch.linalg.vector_norm(jump[3:]))
+    length = float(torch.linalg.vector_norm(down))
+    assert float(down.abs().min()) > 0.02 * length, "a single eigenvector"
+    assert (1e-3 < rest / length < 0.12) if noise else rest < 1e-9 * length
+
+
 def test_a_long_jump_that_overshoots_is_shortened() -> None:
     objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + 1e4 * x[1] ** 4, [0.0, 0.0])
     optimizer = ho.create("sgd", objective.model.parameters(), lr=0.0, escape="negative_curvature")

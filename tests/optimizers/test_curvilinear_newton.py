@@ -72,9 +72,10 @@ def test_a_step_lies_on_the_curve_of_the_dense_matrix() -> None:
 
 def test_the_choice_takes_the_larger_guaranteed_decrease() -> None:
     taken = []
-    for slope in (1e-3, 10.0):
+    # Guaranteed are slope^2 / 2 along s, and 2/3 |lambda|^3 / sigma^2 = 16/3 along d, cubic term included.
+    for slope in (3.2, 3.3):
         objective = function(
-            lambda x, slope=slope: slope * x[0] + x[0] ** 2 / 2 - x[1] ** 2 + x[1] ** 4 / 2, [0.0, 0.0]
+            lambda x, slope=slope: slope * x[0] + x[0] ** 2 / 2 - x[1] ** 2 + x[1] ** 4 / 100, [0.0, 0.0]
         )
         optimizer = ho.create("curvilinear_newton", objective.model.parameters(), search="choice")
         optimizer.step(objective)
