@@ -140,6 +140,7 @@ class Mirror:
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._started = threading.Event()
         self._thread: threading.Thread | None = None
+        self._left_behind = False
 
     def start(self, directory: Path, config: Mapping[str, Any], run_id: str) -> None:
         """Starts the tracker, and waits until it stands so that its imports do not run beside the first steps.
@@ -178,6 +179,7 @@ class Mirror:
         self._calls.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
+            self._left_behind = True
             _log.warning(
                 "%s did not finish within %g s and is left behind; history.jsonl has every row.",
                 type(self._tracker).__name__,
@@ -198,6 +200,8 @@ class Mirror:
             try:
                 getattr(self._tracker, method)(*arguments)
             except BaseException as error:
+                if self._left_behind:  # it has been told already, and is let go of
+                    return
                 # Even SystemExit: whatever a tracker does, it is not worth a run.
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 _log.warning(

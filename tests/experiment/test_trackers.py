@@ -98,7 +98,7 @@ def in_trouble(directory: Path, number: signal.Signals) -> subprocess.CompletedP
     # It would take the service of this one, if the environment told where that is.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "-c", TROUBLE, str(directory), str(int(number))]
-    return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=270)
 
 
 def test_a_killed_wandb_service_costs_its_mirror_and_nothing_else(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_wandb_service_costs_its_mirror_and_nothing_else(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stopped_wandb_service_does_not_hold_the_run(tmp_path: Path) -> None:
-    done = in_trouble(tmp_path, signal.SIGSTOP)  # the timeout there is the bound: three times 20 s, and some slack
+    done = in_trouble(tmp_path, signal.SIGSTOP)  # would not end; the bound is three times 20 s
     service, *words = done.stdout.split()
     assert words == ["sent", "done"], done.stderr
     assert done.returncode == 0
