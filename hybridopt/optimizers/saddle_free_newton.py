@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hybridopt.core import option
+from hybridopt.escape.base import default_gtol
 from hybridopt.globalization import LevenbergMarquardt, noise_floor
 from hybridopt.linalg import LanczosResult, lanczos
 from hybridopt.objective import Objective
@@ -48,8 +49,9 @@ class SaddleFreeNewton(Optimizer):
     matrix of absolute eigenvalues, so directions of negative curvature are left, not approached. The full
     reorthogonalization makes the subspace exact where the paper's truncated one is not. The damping, relative to the
     largest eigenvalue so that the function's scale does not matter, follows the ratio of the actual decrease to that
-    of the model with |H|. Where the model promises no decrease that could be seen, the space starts from a random
-    vector, and the step goes along the lowest eigenvector if the curvature there is negative.
+    of the model with |H|. Where the model promises no decrease that could be seen, or the gradient is below
+    1e-8 (float64; 1e-4 in float32) times the largest eigenvalue, a space that starts from a random vector is looked at,
+    and the step goes along the lowest eigenvector if the curvature there is negative.
 
     Report: ``inner_iterations`` (products), ``curvature`` (the lowest eigenvalue, if negative), ``ratio``,
     ``damping``, ``evaluations``, ``step_size``, ``search`` (how the line search ended).
@@ -89,7 +91,8 @@ class SaddleFreeNewton(Optimizer):
                 result = lanczos(point.hessian(), gradient, steps)
                 products = result.products
                 step, predicted = _model_step(result, length, damping)
-            if predicted <= noise_floor(value, objective.eps):
+            unseen = predicted <= noise_floor(value, objective.eps)
+            if unseen or _vanishes(gradient, result.ritz_values):
                 # The Krylov space of such a gradient need not hold what leads away from a saddle.
                 probe = lanczos(point.hessian(), self._random(space.n, space.device, space.dtype), steps)
                 products += probe.products
@@ -181,6 +184,12 @@ def _model_step(result: LanczosResult, length: float, damping: float) -> tuple[t
     shares = result.coefficients[0] * length
     step = -shares / sizes
     return step, -float((shares * step + 0.5 * sizes * step.square()).sum())
+
+
+def _vanishes(gradient: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether a gradient is small beside the curvature, which a number times the function does not change."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    return float(gradient.abs().max()) <= default_gtol(gradient.dtype) * largest
 
 
 def _has_negative(values: torch.Tensor, eps: float) -> bool:
