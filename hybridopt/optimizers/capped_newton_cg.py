@@ -77,12 +77,11 @@ class CappedNewtonCG(Optimizer):
     `epsilon` and `eta`; its bound on the number of steps is best where `epsilon` is the square root of the tolerance on
     the gradient. In practice the damping 2 epsilon then makes the step that of gradient descent where eigenvalues are
     below it, and with an eta of 0.1 the cubic decrease refuses the long steps of badly scaled functions; hence the
-    small defaults. Of the 37 functions of More, Garbow and Hillstrom the method solves, within
-    2,000 gradient-equivalents from the standard start and from ten times that, 34 and 30 with the defaults, 28 and 24
-    with ``epsilon=1e-4, eta=0.1`` (``scripts/bench_functions.py --methods capped_newton_cg --options JSON``). With
-    `epsilon` relative to an estimate of ||H|| and the decrease to d'Hd it was 30 and 27 (1.5e-8), 32 and 29 (1e-11), 33
-    and 28 (1e-14). The price is the inner solve, whose tolerance is ``zeta epsilon / (3 ||H||)`` or so: on models of
-    many parameters it may take all of `max_cg` products, and a larger `epsilon` is cheaper.
+    small defaults. Of the 37 functions of More, Garbow and Hillstrom the method solves, within 2,000
+    gradient-equivalents from the standard start and from ten times that, 34 and 30 with the defaults, 28 and 24 with
+    ``epsilon=1e-4, eta=0.1`` (``scripts/bench_functions.py --methods capped_newton_cg --options JSON``). The price is
+    the inner solve, whose tolerance is ``zeta epsilon / (3 ||H||)`` or so: on models of many parameters it may take all
+    of `max_cg` products, and a larger `epsilon` is cheaper.
 
     Report: ``inner_iterations`` (products, those of the eigenvalue estimate included), ``status`` of the solver,
     ``source`` and ``curvature`` of a direction of negative curvature (``direction``, ``iterate``, ``pair`` or
