@@ -126,7 +126,7 @@ class RunConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``float32`` or ``float64``.
         threads: Threads of torch; None: the cores divided by the slots of a sweep, hence 1 on up to 8 cores.
-        log_every: Steps between two rows of the history; None: 1, and 10 for mini-batch methods.
+        log_every: Steps between two rows of the history; None: 1, and 20 where an epoch has as many steps.
         eval_every: Epochs between two evaluations.
         checkpoint_every: Seconds between two checkpoints.
         out: Directory of the experiment; None: ``outputs/<experiment>``, or ``outputs/runs``.

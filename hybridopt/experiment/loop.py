@@ -18,7 +18,7 @@ from hybridopt.experiment.layout import PAUSED
 from hybridopt.experiment.store import RunStore
 from hybridopt.objective import Objective
 
-MINI_LOG_EVERY = 10
+MINI_LOG_EVERY = 20
 """Steps between two rows of a mini-batch method, unless the config says otherwise."""
 
 
