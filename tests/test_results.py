@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import subprocess
@@ -251,14 +250,7 @@ class TestFrames:
         assert last["report.grad_norm"] == pytest.approx(last["loss"] / 2)
 
     def test_without_pandas_the_error_names_the_fix(self, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = builtins.__import__
-
-        def absent(name: str, *arguments: object, **options: object) -> object:
-            if name == "pandas":
-                raise ImportError(name)
-            return real(name, *arguments, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(builtins, "__import__", absent)
+        monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
         with pytest.raises(HybridoptError, match=r"hybridopt\[frames\]"):
             results.load(sweep).runs_frame()
 
