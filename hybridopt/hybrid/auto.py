@@ -23,7 +23,6 @@ from hybridopt.optimizers.base import Stepping, resolve_config
 RULE = "auto"
 """Key in the state under which the portfolio remembers."""
 
-_NOT_OPTIONS = ("params", "param_names", "initial_lr")
 _SAME = 0.05
 """How far the best may lie ahead, relative to what it gained, for the one that ran before to stay."""
 
@@ -96,15 +95,7 @@ class Auto(Holder):
         if len(plan) < 2:
             raise ConfigError("A portfolio needs at least two optimizers; use the one itself.")
         self._names = [name for name, _ in plan]
-        self._own_options: list[list[dict[str, Any]]] = []
         self._hold(params, plan, config, escape)
-
-    def _member(self, name: str, options: dict[str, Any], params: list[Any], index: int) -> Stepping:
-        member = super()._member(name, options, params, index)
-        groups = member.param_groups  # type: ignore[attr-defined]
-        own = [{key: value for key, value in group.items() if key not in _NOT_OPTIONS} for group in groups]
-        self._own_options.append(own)
-        return member
 
     @property
     def active(self) -> Stepping:
@@ -258,15 +249,6 @@ class Auto(Holder):
             same=True, run_cost=self.config.run_cost if run_cost is None else run_cost,
         )  # fmt: skip
 
-    def moved(self, objective: Objective, reason: str) -> None:
-        """Passes the message on to the stepping member.
-
-        Args:
-            objective: The bound objective.
-            reason: Why the parameters were moved.
-        """
-        self.active.moved(objective, reason)
-
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """Context in which the model stands where a run would go on: in a trial, at the point from which it set out.
@@ -291,4 +273,4 @@ class Auto(Holder):
             slots.adopt_buffers(buffers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_names": self._names, "_own_options": self._own_options}
+        return super().__getstate__() | {"_names": self._names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from hybridopt.optimizers.base import MEMORY, Optimizer, Stepping
 _FOR_ALL = ("params", "param_names", "lr", "weight_decay")
 """Entries of a user's param group that every member understands."""
 
+_NOT_OPTIONS = ("params", "param_names", "initial_lr")
+
 
 class Holder(Optimizer):
     """Base of hybrids: members work on the very param groups and state of this optimizer.
@@ -26,6 +29,8 @@ class Holder(Optimizer):
     family = "hybrid"
     group_options = ()
     _members: list[Stepping]
+    _own_options: list[list[dict[str, Any]]]
+    """Of each member and group, as the member was made; the shared groups hold those of whoever steps."""
 
     def _hold(self, params: Iterable[Any], plan: list[tuple[str, dict[str, Any]]], config: Any, escape: Any) -> None:
         """Makes the members and shares groups and state with them.
@@ -49,6 +54,7 @@ class Holder(Optimizer):
             for entry in params
         ]
         members = [self._member(name, options, params, index) for index, (name, options) in enumerate(plan)]
+        self._own_options = [[_options(group) for group in member.param_groups] for member in members]  # type: ignore[attr-defined]
         groups = members[0].param_groups  # type: ignore[attr-defined]
         for member in members[1:]:
             for mine, theirs in zip(groups, member.param_groups, strict=True):  # type: ignore[attr-defined]
@@ -103,6 +109,21 @@ class Holder(Optimizer):
             bound.start_loss = loss
             self.escape.after_step(self, bound)
 
+    def moved(self, objective: Objective, reason: str) -> None:
+        """Passes the message on to the active member.
+
+        Args:
+            objective: The bound objective.
+            reason: Why the parameters were moved.
+        """
+        self.active.moved(objective, reason)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """The active member's context for evaluation."""
+        with self.active.evaluation():
+            yield
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to all members; only while they are being built.
 
@@ -119,12 +140,17 @@ class Holder(Optimizer):
         torch.optim.Optimizer.add_param_group(self, param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_members": [_without_state(member) for member in self._members]}
+        members = [_without_state(member) for member in self._members]
+        return super().__getstate__() | {"_members": members, "_own_options": self._own_options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "_members"):
             self._share()
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
 
 
 def _without_state(member: Any) -> Any:

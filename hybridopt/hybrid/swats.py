@@ -141,12 +141,3 @@ class SWATS(Holder):
         self.report = member.report
         self.note(member="sgd", rate=factor * float(rates[0]))
         return loss
-
-    def moved(self, objective: Objective, reason: str) -> None:
-        """Passes the message on to the active member.
-
-        Args:
-            objective: The bound objective.
-            reason: Why the parameters were moved.
-        """
-        self.active.moved(objective, reason)

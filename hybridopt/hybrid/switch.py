@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,8 +19,6 @@ from hybridopt.optimizers.base import MEMORY, Stepping, resolve_config
 
 RULE = "switch"
 """Key in the state under which the switch remembers."""
-
-_NOT_OPTIONS = ("params", "param_names", "initial_lr")
 
 
 @dataclass
@@ -144,18 +141,10 @@ class Switch(Holder):
             rule: A function that says when, or None.
         """
         self._stages, self._hands_over, self._rule = stages, hand_over, rule
-        self._own_options: list[list[dict[str, Any]]] = []
         self._hold(params, [(stage.name, stage.options) for stage in stages], config, escape)
         for stage, member in zip(stages[:-1], self._members, strict=False):
             if stage.until is not None and (rule is None or stage.until != Until(plateau_window=0)):
                 check_until(stage.until, member, stage.name)
-
-    def _member(self, name: str, options: dict[str, Any], params: list[Any], index: int) -> Stepping:
-        member = super()._member(name, options, params, index)
-        groups = member.param_groups  # type: ignore[attr-defined]
-        own = [{key: value for key, value in group.items() if key not in _NOT_OPTIONS} for group in groups]
-        self._own_options.append(own)
-        return member
 
     @property
     def stage(self) -> int:
@@ -233,23 +222,8 @@ class Switch(Holder):
         event |= {"at_step": memory["steps"], **figures}
         self.report.events.append(event | ({"handed_over": taken} if taken else {}))
 
-    def moved(self, objective: Objective, reason: str) -> None:
-        """Passes the message on to the active member.
-
-        Args:
-            objective: The bound objective.
-            reason: Why the parameters were moved.
-        """
-        self.active.moved(objective, reason)
-
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """The active member's context for evaluation."""
-        with self.active.evaluation():
-            yield
-
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_stages", "_hands_over", "_rule", "_own_options")
+        own = ("_stages", "_hands_over", "_rule")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
 
