@@ -80,7 +80,7 @@ def plain_rnn(x: Tensor, hx: Tensor, weights: Sequence[Tensor], *_: Any) -> tupl
 VARIANTS: dict[str, dict[str, Callable[..., Any]]] = {
     "fused": {},
     "loop": {"lstm": plain_lstm, "gru": plain_gru, "rnn_tanh": plain_rnn},
-    "ours": {"lstm": recurrent.lstm, "gru": recurrent.gru, "rnn_tanh": recurrent.rnn_tanh},
+    "ours": {name: lambda *args, name=name: recurrent.recurrent(name, args) for name in MODULES},
 }
 
 

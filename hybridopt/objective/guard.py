@@ -27,12 +27,7 @@ from hybridopt.objective.demand import Demand
 
 _CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
-_RECURRENT = {
-    "lstm": recurrent.lstm,
-    "gru": recurrent.gru,
-    "rnn_tanh": recurrent.rnn_tanh,
-    "rnn_relu": recurrent.rnn_relu,
-}
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -57,7 +52,7 @@ class _TwiceDifferentiable(TorchFunctionMode):
             return weight_norm(*args)
         if name in _RECURRENT and not kwargs:
             if recurrent.supports(name, args):
-                return _RECURRENT[name](*args, watch=self.demand.watch)
+                return recurrent.recurrent(name, args, watch=self.demand.watch)
             with _without_cudnn():
                 return self._watched(func(*args))
         if name in _CELLS:

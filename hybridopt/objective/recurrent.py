@@ -1,10 +1,10 @@
-"""Twice-differentiable stand-ins for torch's recurrent functions, fast in the second derivative.
+"""A twice-differentiable stand-in for torch's recurrent functions, fast in the second derivative.
 
-`lstm`, `gru`, `rnn_tanh` and `rnn_relu` take the positional arguments of the functions of the same name in torch (those
-of `nn.LSTM`, `nn.GRU`, `nn.RNN` on padded batches) and give the same values and first derivatives. `supports` says
-which calls they can serve.
+`recurrent` takes the name and the positional arguments of `torch.lstm`, `gru`, `rnn_tanh` or `rnn_relu` (those of
+`nn.LSTM`, `nn.GRU`, `nn.RNN` on padded batches) and gives the same values and first derivatives. `supports` says which
+calls it can serve.
 
-They are for curvature: on one CPU thread scripts/bench_recurrent.py finds Hessian and Gauss-Newton products 1.7 to 3.5
+It is for curvature: on one CPU thread scripts/bench_recurrent.py finds Hessian and Gauss-Newton products 1.7 to 3.5
 times as fast as with torch's fused layers or with a loop of autograd operations. A gradient alone is faster with
 torch's own LSTM.
 """
@@ -12,7 +12,6 @@ torch's own LSTM.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +22,16 @@ from hybridopt.objective import recurrent_gru, recurrent_lstm, recurrent_rnn
 from hybridopt.objective.recurrent_layer import run_layer
 from hybridopt.objective.recurrent_sweeps import Sweeps
 
+_CELLS: dict[str, tuple[type[Sweeps], Callable[..., list[Tensor]]]] = {
+    "lstm": (recurrent_lstm.LSTMSweeps, recurrent_lstm.pack),
+    "gru": (recurrent_gru.GRUSweeps, recurrent_gru.pack),
+    "rnn_tanh": (recurrent_rnn.TanhSweeps, recurrent_rnn.pack),
+    "rnn_relu": (recurrent_rnn.ReLUSweeps, recurrent_rnn.pack),
+}
+
 
 def supports(name: str, args: Sequence[Any]) -> bool:
-    """Whether the function of this name here can stand in for torch's in a call with these arguments.
+    """Whether `recurrent` can serve a call of torch's function of this name with these arguments.
 
     Packed sequences, projections (`proj_size`), half precision, autocast, empty batches and torch.func
     transforms are not served. Dropout between layers is, on the CPU, where it draws the same masks as torch's
@@ -35,7 +41,7 @@ def supports(name: str, args: Sequence[Any]) -> bool:
         name: "lstm", "gru", "rnn_tanh" or "rnn_relu".
         args: The positional arguments.
     """
-    if name not in ("lstm", "gru", "rnn_tanh", "rnn_relu") or len(args) != 9:
+    if name not in _CELLS or len(args) != 9:
         return False
     x, hx, weights, has_biases, num_layers, dropout, train, bidirectional, _ = args
     states = list(hx) if isinstance(hx, tuple | list) else [hx]
@@ -57,136 +63,59 @@ def supports(name: str, args: Sequence[Any]) -> bool:
     return not (torch.is_autocast_enabled(x.device.type) or torch._C._are_functorch_transforms_active())
 
 
-def lstm(
-    input: Tensor,
-    hx: Sequence[Tensor],
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    *,
-    watch: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Stands in for `torch.lstm`.
+def recurrent(name: str, args: Sequence[Any], *, watch: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, ...]:
+    """Returns what torch's function of that name returns, twice differentiable.
 
     Args:
-        input: (T, B, I), or (B, T, I) with `batch_first`.
-        hx: Initial hidden state and cell, each (D L, B, H), D = 2 if bidirectional, else 1.
-        params: w_ih, w_hh and, with biases, b_ih, b_hh, for each layer and direction.
-        has_biases: Whether there are biases.
-        num_layers: L.
-        dropout: Probability of zeroing what one layer hands to the next.
-        train: Whether dropout acts.
-        bidirectional: Whether each layer also runs back in time.
-        batch_first: Layout of the input and the output.
+        name: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        args: The positional arguments; see `through_layers`.
         watch: Sees the hidden states of every layer and direction, (T, B, H), and returns what to go on with.
+    """
+    cell, pack = _CELLS[name]
+
+    def sweep(x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        out, final_cell = run_layer(cell, x, h0, c0, pack(*weights))
+        return (out if watch is None else watch(out)), final_cell
+
+    return through_layers(args, sweep)
+
+
+def through_layers(
+    args: Sequence[Any],
+    sweep: Callable[[Tensor, Tensor, Tensor | None, Sequence[Tensor]], tuple[Tensor, Tensor | None]],
+) -> tuple[Tensor, ...]:
+    """Runs a stack of recurrent layers, each in its directions; what all cells share.
+
+    Args:
+        args: Those of torch's function: the input, (T, B, I), or (B, T, I) if the last one, `batch_first`, is set; the
+            initial hidden states, or for an LSTM these and the cells, each (D L, B, H), D = 2 if bidirectional, else
+            1; w_ih, w_hh and, with biases, b_ih, b_hh, for each layer and direction; whether there are biases; the
+            number L of layers; the probability of zeroing what one layer hands to the next; whether that acts; whether
+            each layer also runs back in time.
+        sweep: Takes one layer's input in the order of its time, (T, B, .), its initial hidden state and cell, (B, H),
+            and its weights, and returns its hidden states, (T, B, H), and its final cell. The cells are None but for
+            an LSTM.
 
     Returns:
-        Output, (T, B, D H) or (B, T, D H), final hidden states and final cells, (D L, B, H).
+        Output, (T, B, D H) or (B, T, D H), final hidden states and, for an LSTM, final cells, (D L, B, H).
     """
-    layers = _Layers(
-        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
-    )
-    output, hidden, cells = layers.run(recurrent_lstm.LSTMSweeps, recurrent_lstm.pack, hx[0], hx[1])
-    return output, hidden, torch.stack(cells)
-
-
-def gru(
-    input: Tensor,
-    hx: Tensor,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    *,
-    watch: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Stands in for `torch.gru`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(
-        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
-    )
-    return layers.run(recurrent_gru.GRUSweeps, recurrent_gru.pack, hx)[:2]
-
-
-def rnn_tanh(
-    input: Tensor,
-    hx: Tensor,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    *,
-    watch: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Stands in for `torch.rnn_tanh`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(
-        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
-    )
-    return layers.run(recurrent_rnn.TanhSweeps, recurrent_rnn.pack, hx)[:2]
-
-
-def rnn_relu(
-    input: Tensor,
-    hx: Tensor,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    *,
-    watch: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Stands in for `torch.rnn_relu`; arguments and results as for `lstm`, without cells."""
-    layers = _Layers(
-        input, params, has_biases, num_layers, dropout if train else 0.0, bidirectional, batch_first, watch
-    )
-    return layers.run(recurrent_rnn.ReLUSweeps, recurrent_rnn.pack, hx)[:2]
-
-
-@dataclass(frozen=True)
-class _Layers:
-    """The stack of layers; what all cells share. See `lstm` for the fields."""
-
-    input: Tensor
-    params: Sequence[Tensor]
-    has_biases: bool
-    num_layers: int
-    dropout: float
-    bidirectional: bool
-    batch_first: bool
-    watch: Callable[[Tensor], Tensor] | None = None
-
-    def run(
-        self, cell: type[Sweeps], pack: Callable[..., list[Tensor]], h0: Tensor, c0: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Returns the output, the final hidden states, stacked, and the final cells, if there are any."""
-        directions, per_layer = (2 if self.bidirectional else 1), (4 if self.has_biases else 2)
-        x = self.input.transpose(0, 1) if self.batch_first else self.input
-        hidden, cells = [], []
-        for layer in range(self.num_layers):
-            outputs = []
-            for direction in range(directions):
-                k = layer * directions + direction
-                weights = pack(*self.params[k * per_layer : (k + 1) * per_layer])
-                inputs = x.flip(0) if direction else x
-                out, final_cell = run_layer(cell, inputs, h0[k], None if c0 is None else c0[k], weights)
-                out = out if self.watch is None else self.watch(out)
-                hidden.append(out[-1])
-                if final_cell is not None:
-                    cells.append(final_cell)
-                outputs.append(out.flip(0) if direction else out)
-            x = torch.cat(outputs, dim=2) if self.bidirectional else outputs[0]
-            if self.dropout > 0 and layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout)
-        return (x.transpose(0, 1) if self.batch_first else x), torch.stack(hidden), cells
+    x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
+    h0, c0 = (hx, None) if isinstance(hx, Tensor) else hx
+    directions, per_layer = (2 if bidirectional else 1), (4 if has_biases else 2)
+    x = x.transpose(0, 1) if batch_first else x
+    hidden, cells = [], []
+    for layer in range(num_layers):
+        outputs = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            weights = params[k * per_layer : (k + 1) * per_layer]
+            out, cell = sweep(x.flip(0) if direction else x, h0[k], None if c0 is None else c0[k], weights)
+            hidden.append(out[-1])
+            if cell is not None:
+                cells.append(cell)
+            outputs.append(out.flip(0) if direction else out)
+        x = torch.cat(outputs, dim=2) if bidirectional else outputs[0]
+        if train and dropout > 0 and layer < num_layers - 1:
+            x = F.dropout(x, dropout)
+    output = x.transpose(0, 1) if batch_first else x
+    return (output, torch.stack(hidden), *([torch.stack(cells)] if cells else []))

@@ -16,7 +16,7 @@ from hybridopt.objective import recurrent, recurrent_layer, recurrent_lstm, recu
 from hybridopt.objective.guard import twice_differentiable
 
 NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-OURS = {name: getattr(recurrent, name) for name in NAMES}
+OURS = {name: lambda *args, name=name: recurrent.recurrent(name, args) for name in NAMES}
 THEIRS = {name: getattr(torch, name) for name in NAMES}
 LAYOUTS = list(itertools.product((1, 2), (False, True), (True, False), (False, True)))
 LAYOUT_IDS = [

@@ -152,25 +152,7 @@ class Capture:
         """Serves a call of `torch.lstm`, `gru`, `rnn_tanh` or `rnn_relu`; None if it is not to be watched."""
         if not recurrent.supports(name, args) or not self._known(args[2]):
             return None
-        x, hx, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
-        h0, c0 = hx if name == "lstm" else (hx, None)
-        x = x.transpose(0, 1) if batch_first else x
-        directions, per_layer = (2 if bidirectional else 1), (4 if has_biases else 2)
-        hidden, cells = [], []
-        for layer in range(num_layers):
-            outputs = []
-            for direction in range(directions):
-                k = layer * directions + direction
-                own = weights[k * per_layer : (k + 1) * per_layer]
-                out, cell = self._sweep(name, x.flip(0) if direction else x, h0[k], None if c0 is None else c0[k], own)
-                hidden.append(out[-1])
-                cells.append(cell)
-                outputs.append(out.flip(0) if direction else out)
-            x = torch.cat(outputs, dim=2) if bidirectional else outputs[0]
-            if train and dropout > 0 and layer < num_layers - 1:
-                x = F.dropout(x, dropout)
-        x = x.transpose(0, 1) if batch_first else x
-        return (x, torch.stack(hidden), torch.stack(cells)) if name == "lstm" else (x, torch.stack(hidden))
+        return recurrent.through_layers(args, lambda *sweep: self._sweep(name, *sweep))
 
     def cell(self, name: str, args: Sequence[Any]) -> Any:
         """Serves a call of `torch.lstm_cell`, `gru_cell`, ...; None if it is not to be watched."""
