@@ -52,8 +52,10 @@ class Composer:
         parsed = [self._parse(text) for text in overrides]
         values = [override for override in parsed if self._is_value(override)]
         shared = [override for override in parsed if not self._is_value(override)]
-        if any(not self._is_group(override) for override in shared):
+        if any(not self._is_choice(override) for override in shared):
             return None  # keys that are added or taken away: their place among the values matters
+        if any(override.key_or_group.startswith(("hydra.", "hydra/")) for override in parsed):
+            return None  # Hydra keeps account of its own options apart
         key = tuple(str(override.input_line) for override in shared)
         if key not in self._bases:
             self._bases[key] = self._loader.load_sweep_config(self._master, list(key))
@@ -81,10 +83,12 @@ class Composer:
 
     def _is_value(self, override: Override) -> bool:
         plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return plain and override.package is None and not self._is_group(override)
+        return plain and override.package is None and not self._is_choice(override)
 
-    def _is_group(self, override: Override) -> bool:
-        return bool(self._loader.repository.group_exists(override.key_or_group))
+    def _is_choice(self, override: Override) -> bool:
+        # As for Hydra: what follows a group's name is a choice, but a mapping is values that are merged into its node.
+        group = self._loader.repository.group_exists(override.key_or_group)
+        return bool(group) and not isinstance(override.value(), dict)
 
 
 class Unchecked:

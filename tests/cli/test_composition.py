@@ -19,7 +19,7 @@ from hybridopt.experiment.composition import Composer
 class Probe:
     """Takes the jobs of a sweep instead of the launcher."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
         self.pairs: list[tuple[Any, Any]] = []
         self.composed: list[list[str]] = []
         original = ConfigLoaderImpl.load_sweep_config
@@ -30,7 +30,7 @@ class Probe:
 
         def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
             loader, master = launcher._loader, launcher._config
-            composer = Composer(loader, master)
+            composer, job_overrides = Composer(loader, master), [[*overrides, *more] for overrides in job_overrides]
             found = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides)]
             monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", original)
             for number, (config, overrides) in enumerate(zip(found, job_overrides, strict=True)):
@@ -69,6 +69,13 @@ SWEEPS = {
         "task=adding_rnn",
     ],
     "keys added twice": ["seed=3", "++seed=4", "optimizer=adam", "optimizer.lr=0.1,0.2"],
+    "mappings after and before the values that they hold": [
+        "optimizer=adam",
+        "optimizer.lr=0.1,0.2",
+        "optimizer={lr: 0.3}",
+        "budget={epochs: 3}",
+        "budget.epochs=4",
+    ],
 }
 
 
@@ -85,6 +92,14 @@ def test_jobs_are_what_hydra_composes(name: str, monkeypatch: pytest.MonkeyPatch
     }
     if name != "keys added twice":
         assert len(probe.composed) == len(chosen), "what jobs share is composed once"
+
+
+def test_options_of_hydra_among_a_sweeps_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = Probe(monkeypatch, "hydra.job.name=mine", "seed=3")
+    run.main(["-m", "optimizer=adam", "optimizer.lr=0.1,0.2"], debug=False)
+    for found, expected in probe.pairs:
+        assert found == expected
+    assert probe.pairs[0][0][0]["hydra"]["overrides"]["task"] == ["optimizer=adam", "optimizer.lr=0.1", "seed=3"]
 
 
 def test_what_hydra_refuses_it_refuses_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
