@@ -68,11 +68,9 @@ def hager_zhang(
         >>> print(result.status, round(result.step, 6), result.evaluations)
         converged 3.0 2
     """
-    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise)
+    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise, max_step=max_step)
     if not (c1 < 0.5 and c1 <= c2 < 1):
         raise ConfigError(f"hager_zhang needs c1 < 0.5 and c1 <= c2 < 1, got c1={c1}, c2={c2}; 0.1 and 0.9 are usual.")
-    if not max_step > 0:
-        raise ConfigError(f"max_step must be > 0, got {max_step}.")
     refused = refuse(value0, slope0)
     if refused is not None:
         return refused
@@ -126,20 +124,6 @@ def next_step(
 
 class _Search(Trials):
     """One search; a, b are the ends of the interval: the opposite slope condition (4.4) of the paper holds."""
-
-    def __init__(
-        self,
-        phi: Callable[[float], tuple[float, float, Any]],
-        value0: float,
-        slope0: float,
-        c1: float,
-        c2: float,
-        max_step: float,
-        max_evaluations: int,
-        noise: float,
-    ) -> None:
-        super().__init__(phi, value0, slope0, max_evaluations, noise)
-        self.c1, self.c2, self.max_step = c1, c2, max_step
 
     def run(self, step: float) -> LineSearchResult:
         """Brackets, then narrows the interval until a trial is accepted (the paper's L0 to L3)."""

@@ -126,22 +126,19 @@ def nonmonotone(
         >>> print(result.status, result.step, result.value)
         converged 7 16.0
     """
-    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise)
-    if c2 is not None and not c1 < c2 < 1:
-        raise ConfigError(f"c2 must lie between c1 and 1, got c1={c1}, c2={c2}; 1e-4 and 0.9 are usual.")
-    if not max_step > 0:
-        raise ConfigError(f"max_step must be > 0, got {max_step}.")
+    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise, c2=c2, max_step=max_step)
     reference = value0 if reference is None else reference
     if math.isfinite(value0) and not reference >= value0:
         raise ConfigError(f"The reference of a nonmonotone search is at least value0 = {value0}, got {reference}.")
     refused = refuse(value0, slope0)
     if refused is not None:
         return refused
-    trials = Trials(phi, value0, slope0, max_evaluations, noise)
-    return _run(trials, min(step0, max_step), reference + noise, c1, c2, max_step)
+    trials = Trials(phi, value0, slope0, c1, c2, max_step, max_evaluations, noise)
+    return _run(trials, min(step0, max_step), reference + noise)
 
 
-def _run(trials: Trials, step: float, ceiling: float, c1: float, c2: float | None, max_step: float) -> LineSearchResult:
+def _run(trials: Trials, step: float, ceiling: float) -> LineSearchResult:
+    c1, c2, max_step = trials.c1, trials.c2, trials.max_step
     low, high, walls = trials.origin, None, 0
     while trials.evaluations < trials.max_evaluations:
         trial = trials.evaluate(step)

@@ -1,4 +1,4 @@
-"""What a line search hands back, and what both of them need."""
+"""What a line search hands back, and what all of them need."""
 
 from __future__ import annotations
 
@@ -78,14 +78,24 @@ def refuse(value0: float, slope0: float) -> LineSearchResult | None:
     return LineSearchResult(0.0, value0, slope0, None, 0, status)
 
 
-def check_options(*, step0: float, c1: float, max_evaluations: int, noise: float) -> None:
-    """Checks the options that both searches have.
+def check_options(
+    *,
+    step0: float,
+    c1: float,
+    max_evaluations: int,
+    noise: float,
+    c2: float | None = None,
+    max_step: float = math.inf,
+) -> None:
+    """Checks the options that searches have in common.
 
     Args:
         step0: First trial step.
         c1: Constant of sufficient decrease.
         max_evaluations: Most trials.
         noise: Noise floor of the value.
+        c2: Constant of the slope, which must exceed `c1`; None where there is none, or another rule for it.
+        max_step: Longest step allowed.
 
     Raises:
         ConfigError: One of them is out of its range.
@@ -98,6 +108,10 @@ def check_options(*, step0: float, c1: float, max_evaluations: int, noise: float
         raise ConfigError(f"max_evaluations must be at least 1, got {max_evaluations}.")
     if not 0 <= noise < math.inf:
         raise ConfigError(f"noise must be a number >= 0, got {noise}; see noise_floor.")
+    if c2 is not None and not c1 < c2 < 1:
+        raise ConfigError(f"c2 must lie between c1 and 1, got c1={c1}, c2={c2}; 1e-4 and 0.9 are usual.")
+    if not max_step > 0:
+        raise ConfigError(f"max_step must be > 0, got {max_step}.")
 
 
 def quadratic_minimizer(value0: float, slope0: float, step: float, value: float) -> float:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hybridopt.core.errors import ConfigError
 from hybridopt.globalization.search import (
     LineSearchResult,
     LineSearchStatus,
@@ -71,11 +70,7 @@ def strong_wolfe(
         >>> print(result.status, round(result.step, 6), result.evaluations)
         converged 3.0 2
     """
-    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise)
-    if not c1 < c2 < 1:
-        raise ConfigError(f"c2 must lie between c1 and 1, got c1={c1}, c2={c2}; 1e-4 and 0.9 are usual.")
-    if not max_step > 0:
-        raise ConfigError(f"max_step must be > 0, got {max_step}.")
+    check_options(step0=step0, c1=c1, max_evaluations=max_evaluations, noise=noise, c2=c2, max_step=max_step)
     refused = refuse(value0, slope0)
     if refused is not None:
         return refused
@@ -84,21 +79,6 @@ def strong_wolfe(
 
 class _Search(Trials):
     """One search and its conditions."""
-
-    def __init__(
-        self,
-        phi: Callable[[float], tuple[float, float, Any]],
-        value0: float,
-        slope0: float,
-        c1: float,
-        c2: float,
-        max_step: float,
-        max_evaluations: int,
-        noise: float,
-    ) -> None:
-        super().__init__(phi, value0, slope0, max_evaluations, noise)
-        self.c1, self.max_step = c1, max_step
-        self.steep = c2 * -slope0
 
     def run(self, step: float) -> LineSearchResult:
         """Lengthens the step until a bracket is found (algorithm 3.5), then zooms into it."""
@@ -168,7 +148,7 @@ class _Search(Trials):
 
     def accepted(self, trial: Trial) -> bool:
         """The slope condition; `too_high` has already confirmed sufficient decrease up to noise."""
-        return abs(trial.slope) <= self.steep
+        return abs(trial.slope) <= self.c2 * -self.origin.slope
 
     def extrapolate(self, low: Trial, trial: Trial) -> float:
         """Next step beyond a trial at which the function still falls."""

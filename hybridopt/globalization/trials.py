@@ -39,6 +39,9 @@ class Trials:
         phi: t -> (value, slope, payload).
         value0: phi at zero.
         slope0: Slope of phi at zero.
+        c1: Constant of sufficient decrease.
+        c2: Constant of the slope, None where slopes are not looked at.
+        max_step: Longest step allowed.
         max_evaluations: Most trials.
         noise: Noise floor of the value; a trial is better than staying when it is lower by more.
     """
@@ -48,10 +51,14 @@ class Trials:
         phi: Callable[[float], tuple[float, float, Any]],
         value0: float,
         slope0: float,
+        c1: float,
+        c2: float | None,
+        max_step: float,
         max_evaluations: int,
         noise: float,
     ) -> None:
         self.phi = phi
+        self.c1, self.c2, self.max_step = c1, c2, max_step
         self.origin = Trial(0.0, value0, slope0, None)
         self.max_evaluations, self.noise = max_evaluations, noise
         self.evaluations = 0
