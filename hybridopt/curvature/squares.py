@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hybridopt.core import CombinationError
 from hybridopt.curvature.empirical_fisher import uses_batch
 from hybridopt.curvature.kronecker import capture
+from hybridopt.curvature.kronecker.cotangents import signed
 from hybridopt.curvature.kronecker.layers import layers_of
-from hybridopt.curvature.likelihood import sample_dimension
 from hybridopt.objective import Point
 
 _ENTRIES = 1 << 23
@@ -90,7 +90,7 @@ def squared_gradients(
         estimate = torch.zeros_like(out)
         for column in columns:
             for _ in range(draws):
-                estimate += point.pull_back(_signed(point, column, generator)).square_() / draws
+                estimate += point.pull_back(signed(point, column, generator)).square_() / draws
         for place, part in enumerate(space.views(estimate)):
             if place in rest:
                 parts[place].copy_(part)
@@ -121,14 +121,3 @@ def _squares(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         single = sum(torch.einsum("gnpr,gnpc->gnrc", g[:, rows], a[:, rows]) for g, a in pairs)
         total += single.square().sum(1)  # type: ignore[union-attr]
     return total
-
-
-def _signed(point: Point, column: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    samples = point.objective.samples
-    signs = torch.randint(0, 2, (samples,), generator=generator).mul_(2).sub_(1)
-    signed = []
-    for part in column:
-        shape = [1] * part.dim()
-        shape[sample_dimension(part, samples)] = samples
-        signed.append(part * signs.to(part).reshape(shape))
-    return signed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,12 +54,12 @@ def cotangents(point: Point, kind: str, samples: int, generator: torch.Generator
     columns = output_hessian_root(point) if likelihood is None else likelihood.square_root()
     if kind == "exact":
         # The signs leave the outer products of a datum alone and make those of two data vanish on average.
-        return [_signed(point, column, generator) for column in columns]
+        return [signed(point, column, generator) for column in columns]
     sums = [[torch.zeros_like(z) for z in point.outputs] for _ in range(samples)]
     for column in columns:
         for total in sums:
-            for part, signed in zip(total, _signed(point, column, generator), strict=True):
-                part.add_(signed, alpha=samples**-0.5)
+            for part, more in zip(total, signed(point, column, generator), strict=True):
+                part.add_(more, alpha=samples**-0.5)
     return sums
 
 
@@ -73,8 +75,14 @@ def _likelihood(point: Point, kind: str) -> Likelihood | None:
         ) from error
 
 
-def _signed(point: Point, column: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Multiplies the part of every datum by a random sign, the same in all outputs."""
+def signed(point: Point, column: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Multiplies the part of every datum by a random sign, the same in all outputs.
+
+    Args:
+        point: Where.
+        column: One tensor per output (see `Point.outputs`).
+        generator: Where the signs come from.
+    """
     samples = point.objective.samples
     signs = torch.randint(0, 2, (samples,), generator=generator).mul_(2).sub_(1)
     result = []
