@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybridopt.core.errors import ConfigError
-from hybridopt.globalization.trust_region import TrustRegion
-
-_RATIO = TrustRegion()
+from hybridopt.globalization.ratio import RatioTest
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveCubic:
+class AdaptiveCubic(RatioTest):
     """How heavily a cubic term weighs on a model (Cartis, Gould and Toint 2011, algorithm 2.1).
 
     Holds the constants only; the weight sigma is the caller's state.
@@ -51,24 +49,6 @@ class AdaptiveCubic:
             raise ConfigError(
                 f"Cubic regularization needs 0 < min_sigma <= max_sigma, got {self.min_sigma} and {self.max_sigma}."
             )
-
-    def ratio(self, actual: float, predicted: float, noise: float = 0.0) -> float:
-        """Returns actual over predicted decrease, safe against rounding; see `TrustRegion.ratio`.
-
-        Args:
-            actual: ``f(x) - f(x + s)``; not finite when the trial is not.
-            predicted: Decrease of the cubic model, >= 0.
-            noise: Noise floor of f, see `noise_floor`.
-        """
-        return _RATIO.ratio(actual, predicted, noise)
-
-    def accept(self, ratio: float) -> bool:
-        """Returns whether a step with this ratio is taken.
-
-        Args:
-            ratio: From `ratio`; NaN is refused.
-        """
-        return ratio > self.eta1
 
     def update(self, sigma: float, ratio: float) -> float:
         """Returns the next weight.
