@@ -16,6 +16,7 @@ from hybridopt.objective import Objective
 from hybridopt.objective.products import HessianOperator
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot, scaled
+from hybridopt.optimizers.randomness import remembered
 
 
 @dataclass
@@ -141,11 +142,7 @@ class CappedNewtonCG(Optimizer):
 
     def _lowest(self, operator: HessianOperator, gradient: Tensor, epsilon: float) -> tuple[Tensor | None, int]:
         """The step along the lowest eigenvector, or None where its eigenvalue is not negative enough."""
-        generator = torch.Generator()
-        if "random" in self.memory:
-            generator.set_state(self.memory["random"].cpu())
-        else:
-            generator.manual_seed(self.config.seed)
+        generator = remembered(self.memory, self.config.seed)
         pair = minimum_eigenpair(
             operator,
             operator.n,

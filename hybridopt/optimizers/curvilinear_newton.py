@@ -15,6 +15,7 @@ from hybridopt.linalg import LanczosResult, lanczos
 from hybridopt.objective import Objective, Point
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
+from hybridopt.optimizers.randomness import random_vector
 
 
 @dataclass
@@ -119,7 +120,7 @@ class CurvilinearNewton(Optimizer):
 
     def _krylov(self, point: Point, objective: Objective, length: float) -> LanczosResult:
         space = objective.space
-        noise = self._random(space.n, space.device, space.dtype)
+        noise = random_vector(self.memory, self.config.seed, space)
         noise = noise / torch.linalg.vector_norm(noise)
         start = point.gradient / length + self.config.probe * noise if length > 0 else noise
         return lanczos(point.hessian(), start, min(self.config.subspace, space.n))
@@ -245,16 +246,6 @@ class CurvilinearNewton(Optimizer):
             step_norm=0.0 if target is None else float(torch.linalg.vector_norm(target - origin)),
             evaluations=evaluations,
         )
-
-    def _random(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        generator = torch.Generator()
-        if "random" in self.memory:
-            generator.set_state(self.memory["random"].cpu())
-        else:
-            generator.manual_seed(self.config.seed)
-        sample = torch.randn(n, generator=generator, dtype=torch.float64)
-        self.memory["random"] = generator.get_state()
-        return sample.to(device, dtype)
 
     def moved(self, objective: Objective, reason: str) -> None:
         """Takes sigma back to its start.

@@ -12,6 +12,7 @@ from hybridopt.core import option
 from hybridopt.objective import Objective
 from hybridopt.objective.point import Point
 from hybridopt.optimizers.direct_step import DirectConfig, DirectStep
+from hybridopt.optimizers.randomness import remembered
 
 
 @dataclass
@@ -49,7 +50,8 @@ class DiagonalStep(DirectStep):
         bound = objective.bind(self.param_groups)
         bound.renew()
         with bound.at() as point:
-            estimate = self.diagonal(point, self._generator()) if math.isfinite(point.value) else None
+            generator = remembered(self.memory, self.config.seed)
+            estimate = self.diagonal(point, generator) if math.isfinite(point.value) else None
         bound.adopt()
         for parameter, gradient in zip(bound.space.parameters, bound.start_gradients, strict=True):
             parameter.grad = gradient
@@ -58,14 +60,6 @@ class DiagonalStep(DirectStep):
             self._estimates = dict(zip(bound.space.parameters, bound.space.tensors(estimate), strict=True))
         self._clip(parameters)
         return bound.start_loss
-
-    def _generator(self) -> torch.Generator:
-        generator = torch.Generator()
-        if "random" in self.memory:
-            generator.set_state(self.memory["random"].cpu())
-        else:
-            generator.manual_seed(self.config.seed)
-        return generator
 
     def diagonal(self, point: Point, generator: torch.Generator) -> Tensor:
         """Returns an estimate of the Hessian's diagonal: the mean of z * H z over random z (Hutchinson 1990).

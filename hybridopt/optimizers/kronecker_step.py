@@ -21,6 +21,7 @@ from hybridopt.linalg.operator import Identity
 from hybridopt.objective import Objective, Point
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
+from hybridopt.optimizers.randomness import remembered
 
 BASE = 19 / 20
 """Both dampings change by powers of this (Martens and Grosse 2015, sections 6.5 and 6.6)."""
@@ -145,9 +146,7 @@ class KroneckerStep(Optimizer):
         done = memory.get("step", 0) if factors.count else 0
         if done % config.statistics_every and factors.count:
             return factors
-        generator = torch.Generator().manual_seed(config.seed)
-        if "random" in memory:
-            generator.set_state(memory["random"])
+        generator = remembered(memory, config.seed)
         found = statistics(
             point,
             Recipe(config.fisher, config.samples, config.setting),

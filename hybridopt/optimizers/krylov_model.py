@@ -18,6 +18,7 @@ from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
 from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
+from hybridopt.optimizers.randomness import remembered
 
 
 @dataclass
@@ -182,11 +183,7 @@ class KrylovModelMethod(Optimizer):
         self, operator: SymmetricOperator, gradient: Tensor, weight: float, noise: float
     ) -> tuple[KrylovSpace | None, int]:
         """The Krylov space of the step, or None where nothing leads downhill; and products spent on another."""
-        generator = torch.Generator()
-        if "random" in self.memory:
-            generator.set_state(self.memory["random"].cpu())
-        else:
-            generator.manual_seed(self.config.seed)
+        generator = remembered(self.memory, self.config.seed)
         space = KrylovSpace(operator, gradient, generator=generator) if bool(gradient.any()) else None
         gtol = default_gtol(gradient.dtype)
         if operator.positive_semidefinite or float(gradient.abs().max()) > gtol:

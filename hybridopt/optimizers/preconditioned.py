@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from hybridopt.core import CombinationError, option
@@ -14,6 +13,7 @@ from hybridopt.curvature.preconditioners import Preconditioner, registry
 from hybridopt.linalg.operator import Identity, SymmetricOperator
 from hybridopt.objective import Point
 from hybridopt.optimizers.newton_options import NewtonConfig
+from hybridopt.optimizers.randomness import remembered
 
 if TYPE_CHECKING:
     from hybridopt.optimizers.base import Optimizer
@@ -93,11 +93,7 @@ class Preconditioning:
 
     def _build(self, config: PreconditionedConfig, point: Point, curvature: SymmetricOperator) -> dict[str, Any]:
         assert self._part is not None
-        generator = torch.Generator()
-        if _KEY in self._memory:
-            generator.set_state(self._memory[_KEY]["random"].cpu())
-        else:
-            generator.manual_seed(config.seed)
+        generator = remembered(self._memory.get(_KEY, {}), config.seed)
         state = self._part.build(point, curvature, generator)
         own = {"name": config.preconditioner, "n": curvature.n, "age": 0, "learned": False}
         return own | {"state": state, "random": generator.get_state()}

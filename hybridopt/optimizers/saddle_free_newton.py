@@ -14,6 +14,7 @@ from hybridopt.linalg import LanczosResult, lanczos
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import backtrack, dot
+from hybridopt.optimizers.randomness import random_vector
 
 LEAST = 1e-24
 """Smallest damping, relative to the largest eigenvalue: Hessians of badly scaled functions have condition 1e18."""
@@ -94,7 +95,7 @@ class SaddleFreeNewton(Optimizer):
             unseen = predicted <= noise_floor(value, objective.eps)
             if unseen or _vanishes(gradient, result.ritz_values):
                 # The Krylov space of such a gradient need not hold what leads away from a saddle.
-                probe = lanczos(point.hessian(), self._random(space.n, space.device, space.dtype), steps)
+                probe = lanczos(point.hessian(), random_vector(memory, config.seed, space), steps)
                 products += probe.products
                 leaves = result is None or _has_negative(probe.ritz_values, objective.eps)
                 result = probe if leaves else result
@@ -152,16 +153,6 @@ class SaddleFreeNewton(Optimizer):
             step_size=abs(chosen),
             evaluations=evaluations,
         )
-
-    def _random(self, n: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        generator = torch.Generator()
-        if "random" in self.memory:
-            generator.set_state(self.memory["random"].cpu())
-        else:
-            generator.manual_seed(self.config.seed)
-        sample = torch.randn(n, generator=generator, dtype=torch.float64)
-        self.memory["random"] = generator.get_state()
-        return sample.to(device, dtype)
 
     def moved(self, objective: Objective, reason: str) -> None:
         """Takes the damping back to its start.
