@@ -206,18 +206,13 @@ class Escape:
 
     def _fresh(self) -> dict[str, Any]:
         return {
-            "phase": "watch",
-            "losses": [],
-            "rejected": 0,
-            "wait": 0,
-            "pause": self.config.stall_window,
             "key": "",
             "reason": "",
             "settled": False,
             "escapes": 0,
             "vain": 0,
             "random": torch.Generator().manual_seed(self.config.seed).get_state(),
-            **self._no_jump(),
+            **self._watch_again(),
         }
 
     @staticmethod
