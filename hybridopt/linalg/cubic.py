@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from hybridopt.core.errors import ConfigError
 from hybridopt.linalg.gltr import solve_in
 from hybridopt.linalg.krylov_space import KrylovSpace
 from hybridopt.linalg.result import KrylovResult
-from hybridopt.linalg.secular import SmallMinimizer, cubic_minimizer
+from hybridopt.linalg.secular import cubic_minimizer
 
 
 def cubic_minimize(
@@ -68,10 +68,7 @@ def cubic_minimize(
         raise ConfigError(f"sigma must be positive and finite, got {sigma}. Without a cubic term use cg.")
     if space is None:
         space = KrylovSpace(A, g, preconditioner=preconditioner, generator=generator)
-
-    def minimise(values: np.ndarray, slopes: np.ndarray, noise: float) -> SmallMinimizer:
-        return cubic_minimizer(values, slopes, sigma, noise=noise)
-
+    minimise = partial(cubic_minimizer, sigma=sigma)
     return solve_in(
         space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore, progress_tol=progress_tol
     )

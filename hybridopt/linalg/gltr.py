@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ _SPREAD = 0.05  # share of the spectrum's spread to which a random vector's smal
 _WINDOW = 10  # Martens (2010), section 4.4: k = max(10, 0.1 i)
 _HELD = 0.1  # share of lam ||s||^2 in the decrease from which on a step is no longer Newton's
 _HARD = 0.1  # relative residual, to lam ||s||, of a step along a direction that g does not see
+
+Minimise = Callable[..., SmallMinimizer]
+"""(eigenvalues, slopes, noise=) -> minimiser of the small model."""
 
 
 def gltr(
@@ -87,10 +91,7 @@ def gltr(
         raise ConfigError(f"radius must be positive and finite, got {radius}. Without a trust region use cg.")
     if space is None:
         space = KrylovSpace(A, g, preconditioner=preconditioner, generator=generator)
-
-    def minimise(values: np.ndarray, slopes: np.ndarray, noise: float) -> SmallMinimizer:
-        return trust_region_minimizer(values, slopes, radius, noise=noise)
-
+    minimise = partial(trust_region_minimizer, radius=radius)
     return solve_in(
         space, g, minimise, rtol=rtol, atol=atol, max_iter=max_iter, explore=explore, progress_tol=progress_tol
     )
@@ -99,7 +100,7 @@ def gltr(
 def solve_in(
     space: KrylovSpace,
     g: Tensor,
-    minimise: Callable[[np.ndarray, np.ndarray, float], SmallMinimizer],
+    minimise: Minimise,
     *,
     rtol: float,
     atol: float,
@@ -112,7 +113,7 @@ def solve_in(
     Args:
         space: The space.
         g: Gradient of the model at zero, shape (n,).
-        minimise: (eigenvalues, slopes, noise) -> minimiser of the small model.
+        minimise: (eigenvalues, slopes, noise=) -> minimiser of the small model.
         rtol: Relative tolerance of the residual.
         atol: Absolute tolerance of the residual.
         max_iter: Most vectors in the space, or None for 2 n.
@@ -163,28 +164,21 @@ def solve_in(
     return _packed(space, small, converged, progress, residual, used)
 
 
-def _minimiser(
-    space: KrylovSpace, minimise: Callable[[np.ndarray, np.ndarray, float], SmallMinimizer]
-) -> tuple[SmallMinimizer, float]:
+def _minimiser(space: KrylovSpace, minimise: Minimise) -> tuple[SmallMinimizer, float]:
     """The minimiser in the space as it is, and its residual in R^n."""
     values, _, slopes = space.model()
-    small = minimise(values, slopes, space.noise)
+    small = minimise(values, slopes, noise=space.noise)
     return small, space.residual(small.coefficients)
 
 
-def _stagnates(
-    space: KrylovSpace,
-    small: SmallMinimizer,
-    minimise: Callable[[np.ndarray, np.ndarray, float], SmallMinimizer],
-    tol: float,
-) -> bool:
+def _stagnates(space: KrylovSpace, small: SmallMinimizer, minimise: Minimise, tol: float) -> bool:
     """Martens' relative-progress rule for a step that is held back: the last k vectors brought less than k tol."""
     window = max(_WINDOW, math.ceil(0.1 * space.size))
     held = small.multiplier * small.norm**2 > _HELD * small.decrease
     if tol == 0.0 or not held or space.size <= window:
         return False
     values, _, slopes = space.model(space.size - window)
-    before = minimise(values, slopes, space.noise).decrease
+    before = minimise(values, slopes, noise=space.noise).decrease
     return small.decrease - before < window * tol * small.decrease
 
 
