@@ -27,7 +27,7 @@ def main(options: argparse.Namespace) -> int:
     import torch
 
     from hybridopt.core import ConfigError
-    from hybridopt.experiment.plugins import load_plugin
+    from hybridopt.core.plugins import load_plugin
     from hybridopt.optimizers import registry
     from hybridopt.testing import Subject
 

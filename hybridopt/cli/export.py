@@ -58,7 +58,7 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
 
 def _wandb(options: argparse.Namespace) -> int:
     from hybridopt.cli import console
-    from hybridopt.experiment.wandb_export import export_wandb
+    from hybridopt.results.wandb_export import export_wandb
 
     fresh = total = 0
     for one in export_wandb(

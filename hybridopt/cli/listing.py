@@ -46,7 +46,7 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
         debug: Whether to show traces.
     """
     if options.plugin:
-        from hybridopt.experiment.plugins import load_plugin
+        from hybridopt.core.plugins import load_plugin
 
         for plugin in options.plugin:
             load_plugin(plugin)

@@ -15,12 +15,12 @@ from hybridopt.cli import console
 from hybridopt.cli.explain import explain
 from hybridopt.cli.progress import make_monitor, make_observer
 from hybridopt.core import ConfigError, HybridoptError
+from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment.cluster import check_launcher
 from hybridopt.experiment.config import RunConfig, resolve
 from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.layout import STATUS
 from hybridopt.experiment.monitor import Outcome
-from hybridopt.experiment.plugins import load_plugin
 from hybridopt.experiment.sweep import run_name, run_sweep, sweep_directory
 
 

@@ -86,7 +86,7 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     Raises:
         HybridoptError: If what was asked for is wrong, or trials were killed.
     """
-    from hybridopt.experiment.plugins import load_plugin
+    from hybridopt.core.plugins import load_plugin
     from hybridopt.tuning.chosen import CONF, EXPERIMENT, FILE, Chosen, write_chosen
 
     plugins = [load_plugin(name) for name in options.plugin]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hybridopt.objective import Objective
 
@@ -23,8 +25,6 @@ def take(optimizer: Any, objective: Objective) -> dict[str, Any]:
         ``position`` (shape (n,)), ``buffers`` (of the model: BatchNorm's statistics, say) and ``state``, in which a
         parameter's state lies under ``#`` and its place in the groups.
     """
-    from hybridopt.optimizers.base import copy_state
-
     places = {id(p): place for place, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state = {
         (key if isinstance(key, str) else f"#{places[id(key)]}"): copy_state(value)
@@ -53,8 +53,6 @@ def put_back(snapshot: dict[str, Any], optimizer: Any, objective: Objective) -> 
         optimizer: The same one, or one that loaded its state.
         objective: Bound to its parameters.
     """
-    from hybridopt.optimizers.base import copy_state
-
     objective.commit(snapshot["position"])
     with torch.no_grad():
         objective.slots.adopt_buffers(snapshot["buffers"])
@@ -63,3 +61,22 @@ def put_back(snapshot: dict[str, Any], optimizer: Any, objective: Objective) -> 
         del optimizer.state[key]
     for key, value in snapshot["state"].items():
         optimizer.state[parameters[int(key[1:])] if key.startswith("#") else key] = copy_state(value)
+
+
+def copy_state(value: Any, device: torch.device | None = None) -> Any:
+    """Returns a deep copy of state: tensors cloned (and moved, if a device is given), containers rebuilt.
+
+    Generator states (uint8) stay on the CPU, where torch wants them.
+
+    Args:
+        value: Tensors, plain values, and lists or dicts of them.
+        device: Where to, or None to stay.
+    """
+    if isinstance(value, Tensor):
+        stays = device is None or value.dtype == torch.uint8
+        return value.detach().clone() if stays else value.detach().to(device, copy=True)
+    if isinstance(value, Mapping):
+        return {key: copy_state(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [copy_state(item, device) for item in value]
+    return value

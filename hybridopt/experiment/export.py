@@ -16,12 +16,12 @@ import torch
 
 from hybridopt._version import __version__
 from hybridopt.core import StoreError
+from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.build import build_optimizer, build_task
 from hybridopt.experiment.config import Export, RunConfig, need_safetensors, resolve, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.layout import CHECKPOINT, FORMAT, PREVIOUS, check_format, read_config
-from hybridopt.experiment.plugins import load_plugin
 
 if TYPE_CHECKING:
     from hybridopt.experiment.loop import Trainer

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hybridopt.core import StoreError
+from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment import provenance
 from hybridopt.experiment.build import Experiment, build
 from hybridopt.experiment.config import RunConfig, resolve, to_plain
@@ -23,7 +24,6 @@ from hybridopt.experiment.jsonio import out_of_space, utc_now
 from hybridopt.experiment.layout import read_config
 from hybridopt.experiment.loop import Trainer
 from hybridopt.experiment.parts import EXTERNAL
-from hybridopt.experiment.plugins import load_plugin
 from hybridopt.experiment.store import RunStore
 from hybridopt.experiment.trackers import Mirror, make_tracker
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hybridopt.core import HybridoptError, StoreError
+from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment import provenance
 from hybridopt.experiment.build import build
 from hybridopt.experiment.config import RunConfig, resolve
@@ -24,7 +25,6 @@ from hybridopt.experiment.lanes_plan import lane_rule
 from hybridopt.experiment.lanes_probe import probe
 from hybridopt.experiment.lanes_stack import NotShareable, Stack
 from hybridopt.experiment.layout import read_config
-from hybridopt.experiment.plugins import load_plugin
 from hybridopt.experiment.store import RunStore
 
 _log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridopt.core import CombinationError, ConfigError, ObjectiveError, check, make_config, suggest
 from hybridopt.escape.base import Escape, resolve_escape
+from hybridopt.escape.snapshot import copy_state
 from hybridopt.objective import Objective
 from hybridopt.objective.autocast import in_forward_only
 from hybridopt.optimizers.conversion import check_precision, follow, kinds
@@ -358,22 +359,3 @@ def resolve_config(cls: type[Stepping], config: Any, options: Mapping[str, Any])
     if not isinstance(config, declared):
         raise ConfigError(f"{cls.__name__} takes a {declared.__qualname__}, not a {type(config).__qualname__}.")
     return check(config, owner=cls.__name__)
-
-
-def copy_state(value: Any, device: torch.device | None = None) -> Any:
-    """Returns a deep copy of state: tensors cloned (and moved, if a device is given), containers rebuilt.
-
-    Generator states (uint8) stay on the CPU, where torch wants them.
-
-    Args:
-        value: Tensors, plain values, and lists or dicts of them.
-        device: Where to, or None to stay.
-    """
-    if isinstance(value, Tensor):
-        stays = device is None or value.dtype == torch.uint8
-        return value.detach().clone() if stays else value.detach().to(device, copy=True)
-    if isinstance(value, Mapping):
-        return {key: copy_state(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [copy_state(item, device) for item in value]
-    return value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import ConfigError
+from hybridopt.escape.snapshot import copy_state
 
 Kind = tuple[torch.dtype, torch.device]
 
@@ -85,8 +86,6 @@ def follow(optimizer: Any, before: Mapping[int, Kind]) -> None:
 
 
 def _move(optimizer: Any, parameters: list[Tensor]) -> None:
-    from hybridopt.optimizers.base import copy_state
-
     state = optimizer.state
     places = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for parameter in parameters:

@@ -12,8 +12,6 @@ from typing import Any
 from hybridopt.report.text import DASH, count, metric, number
 from hybridopt.results import Results, Run, Target, time_of_runs
 
-SHARED_NOTE = "measured while other jobs ran on the same machine, so not to be compared"
-
 
 @dataclasses.dataclass(frozen=True)
 class Time:

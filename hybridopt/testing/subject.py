@@ -130,7 +130,7 @@ def _find(name: str) -> type[Stepping] | None:
 
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py") or os.sep in path:
-        from hybridopt.experiment.plugins import load_plugin
+        from hybridopt.core.plugins import load_plugin
 
         file = load_plugin(path)
         module = next(m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == file)

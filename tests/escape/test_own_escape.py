@@ -12,9 +12,9 @@ import torch
 
 import hybridopt as ho
 from hybridopt.cli import main
+from hybridopt.core.plugins import load_plugin
 from hybridopt.escape import registry
 from hybridopt.experiment.jsonio import read_json, read_rows
-from hybridopt.experiment.plugins import load_plugin
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "my_escape.py"

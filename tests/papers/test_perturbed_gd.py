@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hybridopt as ho
-from hybridopt.experiment.plugins import load_plugin
+from hybridopt.core.plugins import load_plugin
 from hybridopt.optimizers import registry as optimizers
 from hybridopt.tasks import create
 from hybridopt.tasks import registry as tasks

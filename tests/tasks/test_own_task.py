@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment.config import resolve
 from hybridopt.experiment.job import run_job
-from hybridopt.experiment.plugins import load_plugin
 from hybridopt.tasks import create, registry
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from hybridopt.experiment.job import run_job
 from hybridopt.experiment.jsonio import read_json, read_rows
 from hybridopt.experiment.layout import read_config
 from hybridopt.experiment.trackers import AXES, flatten
-from hybridopt.experiment.wandb_export import export_wandb
+from hybridopt.results.wandb_export import export_wandb
 from tests.experiment.test_trackers import config, records
 
 

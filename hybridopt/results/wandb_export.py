@@ -15,6 +15,7 @@ from hybridopt.experiment import jsonio
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.layout import CONFIG, HISTORY, PROVENANCE, STATUS
 from hybridopt.experiment.trackers_wandb import WandbTracker
+from hybridopt.results.loading import load
 
 RECEIPT = "hybridopt-export.json"
 """File in the directory of an offline run: of what state of which run it is the copy."""
@@ -64,8 +65,6 @@ def export_wandb(
     Raises:
         StoreError: If there are no runs, or a copy cannot be written.
     """
-    from hybridopt.results import load
-
     results = load(directory)
     if not results.runs:
         raise StoreError(f"There are no runs below {directory}. Give the directory that `hybridopt run` printed.")
