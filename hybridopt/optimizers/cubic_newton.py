@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from hybridopt.core import option
 from hybridopt.globalization import AdaptiveCubic
-from hybridopt.linalg import KrylovResult, KrylovSpace, cubic_minimize
+from hybridopt.linalg import cubic_minimize
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
 
 
@@ -47,29 +45,9 @@ class CubicNewton(KrylovModelMethod):
     """
 
     Config = CubicNewtonConfig
-    family = "newton"
-    batch = "full"
     summary = "Newton with adaptive cubic regularization, leaves saddles (Cartis et al. 2011)"
     weight = "sigma"
-
-    def solve(self, space: KrylovSpace, gradient: Tensor, weight: float, rtol: float) -> KrylovResult:
-        """Minimises the cubic model.
-
-        Args:
-            space: Krylov space, kept for the step.
-            gradient: Shape (n,).
-            weight: sigma.
-            rtol: Relative residual.
-        """
-        return cubic_minimize(
-            space.A,
-            gradient,
-            weight,
-            rtol=rtol,
-            max_iter=self.config.max_cg,
-            progress_tol=self.config.progress_tol,
-            space=space,
-        )
+    minimise = staticmethod(cubic_minimize)
 
     def cubic_weight(self, weight: float) -> float:
         """Returns sigma.

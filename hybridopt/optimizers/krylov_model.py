@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class Trial:
 class KrylovModelMethod(Optimizer):
     """What a trust region and a cubic term have in common: a weight that says how long a step may be.
 
-    The subclass says how a model with a weight is minimised in a `KrylovSpace` and how the weight moves. A rejected
+    The subclass names the solver of its model in a `KrylovSpace` and says how the weight moves. A rejected
     step is solved for again with a smaller region on the same basis, at the price of one evaluation of the function;
     a very good one is tried longer in the same way (Dennis and Schnabel 1996, section 6.4.3), and the lowest is taken.
 
@@ -82,8 +83,12 @@ class KrylovModelMethod(Optimizer):
     """
 
     half_precision = False
+    family = "newton"
+    batch = "full"
     weight: str
     """Name of the weight in the config, the memory and the report."""
+    minimise: Callable[..., KrylovResult]
+    """The solver, `gltr` or `cubic_minimize`: (operator, gradient, weight) and options -> result."""
 
     def solve(self, space: KrylovSpace, gradient: Tensor, weight: float, rtol: float) -> KrylovResult:
         """Minimises the model with this weight in a Krylov space that may grow.
@@ -93,11 +98,16 @@ class KrylovModelMethod(Optimizer):
             gradient: Shape (n,).
             weight: Radius or sigma.
             rtol: Relative residual.
-
-        Raises:
-            TypeError: If a subclass does not define it.
         """
-        raise TypeError(f"{type(self).__name__} does not say how its model is minimised: define solve.")
+        return self.minimise(
+            space.A,
+            gradient,
+            weight,
+            rtol=rtol,
+            max_iter=self.config.max_cg,
+            progress_tol=self.config.progress_tol,
+            space=space,
+        )
 
     def cubic_weight(self, weight: float) -> float:
         """Returns the weight of ``||s||^3 / 3`` in the model, zero for a trust region.

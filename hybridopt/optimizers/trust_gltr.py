@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from hybridopt.core import option
 from hybridopt.globalization import TrustRegion, check_radius
-from hybridopt.linalg import KrylovResult, KrylovSpace, gltr
+from hybridopt.linalg import gltr
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
 
 
@@ -55,29 +53,9 @@ class TrustGLTR(KrylovModelMethod):
     """
 
     Config = TrustGLTRConfig
-    family = "newton"
-    batch = "full"
     summary = "trust-region Newton, generalized Lanczos, leaves saddles (Gould et al. 1999)"
     weight = "radius"
-
-    def solve(self, space: KrylovSpace, gradient: Tensor, weight: float, rtol: float) -> KrylovResult:
-        """Minimises the model in a ball.
-
-        Args:
-            space: Krylov space, kept for the step.
-            gradient: Shape (n,).
-            weight: The radius.
-            rtol: Relative residual.
-        """
-        return gltr(
-            space.A,
-            gradient,
-            weight,
-            rtol=rtol,
-            max_iter=self.config.max_cg,
-            progress_tol=self.config.progress_tol,
-            space=space,
-        )
+    minimise = staticmethod(gltr)
 
     def rule(self) -> TrustRegion:
         """Returns the trust region's rule."""
