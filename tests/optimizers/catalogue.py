@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import hybridopt as ho
+from hybridopt.tasks.functions import problem
 from hybridopt.testing import SETTINGS
 from hybridopt.testing.problems import MODELS, Training, function, plain, run, training
 from hybridopt.testing.states import assert_same_state, flat_state
@@ -104,6 +105,17 @@ def rosenbrock(x: Tensor) -> Tensor:
 def saddle(x: Tensor) -> Tensor:
     """A strict saddle at the origin, value 0; minima -1/2 at (0, +-1)."""
     return x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 2
+
+
+def assert_solves(name: str, hard: str, *, steps: int = 400, **options: Any) -> None:
+    """Fails unless an optimizer solves one of `hybridopt.tasks.functions` in so many steps."""
+    task = problem(hard)
+    objective = task.objective()
+    optimizer = ho.create(name, objective.model.parameters(), **options)
+    for _ in range(steps):
+        if task.solved(float(optimizer.step(objective))):
+            return
+    pytest.fail(f"{hard}: {objective.value()} after {steps} steps")
 
 
 def quadratic(n: int = 6, seed: int = 0, lowest: float = 1.0) -> tuple[Tensor, Tensor]:

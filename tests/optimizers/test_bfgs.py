@@ -14,8 +14,7 @@ from torch import Tensor
 import hybridopt as ho
 from hybridopt.core import CombinationError, ConfigError
 from hybridopt.optimizers.ssbroyden import scaling
-from hybridopt.tasks.functions import problem
-from tests.optimizers.catalogue import function, quadratic, rosenbrock, run, training
+from tests.optimizers.catalogue import assert_solves, function, quadratic, rosenbrock, run, training
 
 DENSE = [("bfgs", {}), ("ssbroyden", {}), ("ssbroyden", {"update": "ssbfgs"})]
 
@@ -155,24 +154,12 @@ def test_an_exact_search_ends_on_a_quadratic_after_n_steps() -> None:
 @pytest.mark.parametrize(("name", "options"), DENSE)
 @pytest.mark.parametrize("hard", ["brown_badly_scaled", "wood", "helical_valley", "powell_singular"])
 def test_hard_functions_are_solved(name: str, options: dict, hard: str) -> None:
-    task = problem(hard)
-    objective = task.objective()
-    optimizer = ho.create(name, objective.model.parameters(), **options)
-    for _ in range(400):
-        if task.solved(float(optimizer.step(objective))):
-            return
-    pytest.fail(f"{hard}: {objective.value()} after 400 steps")
+    assert_solves(name, hard, **options)
 
 
 @pytest.mark.parametrize("hard", ["powell_badly_scaled", "meyer"])
 def test_bfgs_solves_the_worst_scaled(hard: str) -> None:
-    task = problem(hard)
-    objective = task.objective()
-    optimizer = ho.create("bfgs", objective.model.parameters())
-    for _ in range(900):
-        if task.solved(float(optimizer.step(objective))):
-            return
-    pytest.fail(f"{hard}: {objective.value()} after 900 steps")
+    assert_solves("bfgs", hard, steps=900)
 
 
 def test_powells_damping_keeps_a_fifth_of_the_curvature() -> None:
@@ -220,17 +207,6 @@ def test_two_groups_with_the_same_rate_are_one(name: str) -> None:
     left = ho.create(name, one.model.parameters(), lr=0.7)
     right = ho.create(name, [{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.7)
     assert run(left, one, range(8), full=True) == run(right, two, range(8), full=True)
-
-
-@pytest.mark.parametrize("name", ["bfgs", "ssbroyden"])
-def test_a_step_on_the_same_batch_costs_one_gradient_a_trial(name: str) -> None:
-    problem_ = training(dtype=torch.float64)
-    optimizer = ho.create(name, problem_.model.parameters())
-    trials = 0
-    for _ in range(10):
-        optimizer.step(problem_.objective)
-        trials += optimizer.report.evaluations
-    assert problem_.objective.ledger.counts == {"forward": 0, "gradient": 1 + trials, "hvp": 0, "ggnvp": 0}
 
 
 @pytest.mark.parametrize("name", ["bfgs", "ssbroyden"])

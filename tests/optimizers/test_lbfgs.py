@@ -71,9 +71,10 @@ def test_it_begins_as_torchs_lbfgs_and_gets_as_far() -> None:
     assert problem.objective.value() < 1.5 * twin.objective.value() + 1e-3
 
 
-def test_a_step_on_the_same_batch_costs_one_gradient_a_trial() -> None:
+@pytest.mark.parametrize("name", ["lbfgs", "bfgs", "ssbroyden", "sr1", "lsr1"])
+def test_a_step_on_the_same_batch_costs_one_gradient_a_trial(name: str) -> None:
     problem = training(dtype=torch.float64)
-    optimizer = ho.create("lbfgs", problem.model.parameters())
+    optimizer = ho.create(name, problem.model.parameters())
     trials = 0
     for _ in range(10):
         optimizer.step(problem.objective)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import hybridopt as ho
-from hybridopt.tasks.functions import problem
-from tests.optimizers.catalogue import function, rosenbrock, run, training
+from tests.optimizers.catalogue import assert_solves, function, rosenbrock, run, training
 
 METHODS = ["lbfgs", "bfgs", "ssbroyden", "ncg"]
 SEARCHES = ["strong_wolfe", "hager_zhang", "nonmonotone"]
@@ -80,13 +79,7 @@ def test_a_bump_is_not_taken_for_noise() -> None:
 
 
 def test_bfgs_ends_where_the_values_of_a_sum_of_squares_are_rounding() -> None:
-    task = problem("watson_12")
-    objective = task.objective()
-    optimizer = ho.create("bfgs", objective.model.parameters())
-    for _ in range(900):
-        if task.solved(float(optimizer.step(objective))):
-            return
-    pytest.fail(f"{objective.value()} after 900 steps")
+    assert_solves("bfgs", "watson_12", steps=900)
 
 
 @pytest.mark.parametrize("name", METHODS)
