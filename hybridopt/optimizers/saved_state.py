@@ -63,7 +63,7 @@ def check_state(optimizer: Any, saved: Any) -> None:
             "Pass the optimizer's part of the checkpoint."
         )
     made_by = saved.get(STAMP)
-    if not (isinstance(made_by, Mapping) and {"method", "layout", "shapes", "dtypes"} <= made_by.keys()):
+    if not _is_stamp(made_by, sum(len(group["params"]) for group in saved["param_groups"])):
         made_by = None
     if made_by is not None and made_by["method"] != own:
         raise ConfigError(
@@ -84,6 +84,13 @@ def _is_state(saved: Any) -> bool:
     return isinstance(groups, list | tuple) and all(
         isinstance(group, Mapping) and "params" in group for group in groups
     )
+
+
+def _is_stamp(made_by: Any, parameters: int) -> bool:
+    """Whether it says all that `stamp` says, about that many parameters."""
+    if not (isinstance(made_by, Mapping) and {"method", "layout", "shapes", "dtypes"} <= made_by.keys()):
+        return False
+    return len(made_by["shapes"]) == len(made_by["dtypes"]) == parameters
 
 
 def _check_groups(optimizer: Any, saved: Mapping[str, Any], *, stamped: bool) -> None:

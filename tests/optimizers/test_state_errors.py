@@ -94,6 +94,7 @@ def test_what_is_no_state_of_an_optimizer() -> None:
     refused(optimizer, {**optimizer.state_dict(), "param_groups": []}, "param groups of no parameters")
     state = optimizer.state_dict()
     optimizer.load_state_dict({**state, "made_by": "somebody"})  # judged by what is in it
+    optimizer.load_state_dict({**state, "made_by": {**state["made_by"], "shapes": []}})
 
 
 @each(TORCHS)
