@@ -61,8 +61,10 @@ class DenseOptimizer(Optimizer):
         trained = {id(p): p.numel() for group in self.param_groups for p in group["params"] if p.requires_grad}
         self._check_dimension(sum(trained.values()))
 
-    def matrix(self, point: Point) -> Tensor:
+    def matrix(self, point: Point) -> Tensor | None:
         """Returns the curvature at a point as a symmetric matrix, float64, shape (n, n), by n products.
+
+        None where an entry is NaN or infinite, which the report then gives as the reason why no step was made.
 
         Args:
             point: Where.
@@ -72,18 +74,12 @@ class DenseOptimizer(Optimizer):
         """
         self._check_dimension(point.space.n)
         matrix = curvature_at(point, self.config.curvature).dense().double()
-        return (matrix + matrix.T) / 2
-
-    def finite(self, matrix: Tensor) -> bool:
-        """Returns whether a matrix has no NaN or infinity; if it has, notes why no step was made.
-
-        Args:
-            matrix: Shape (n, n).
-        """
-        if bool(torch.isfinite(matrix).all()):
-            return True
-        self.note(accepted=False, status="non_finite", step_norm=0.0)
-        return False
+        matrix = (matrix + matrix.T) / 2
+        self.note(inner_iterations=point.space.n)
+        if not bool(torch.isfinite(matrix).all()):
+            self.note(accepted=False, status="non_finite", step_norm=0.0)
+            return None
+        return matrix
 
     def _check_dimension(self, n: int) -> None:
         limit = self.config.max_dimension

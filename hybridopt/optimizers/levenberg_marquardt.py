@@ -76,8 +76,7 @@ class LevenbergMarquardt(DenseOptimizer):
             if not self.can_descend(value, length):
                 return
             matrix = self.matrix(point)
-        self.note(inner_iterations=gradient.numel())
-        if not self.finite(matrix):
+        if matrix is None:
             return
         damping = memory.setdefault("damping", config.damping)
         growth = memory.setdefault("growth", 2.0)

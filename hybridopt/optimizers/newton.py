@@ -81,8 +81,7 @@ class Newton(DenseOptimizer):
                 self.can_descend(value, length)
                 return
             matrix = self.matrix(point)
-        self.note(inner_iterations=gradient.numel())
-        if not self.finite(matrix):
+        if matrix is None:
             return
         if config.scaling == "rows":
             # Equilibrated, the floor and the modification mean the same whatever the units of the parameters.
