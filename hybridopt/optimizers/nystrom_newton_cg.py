@@ -14,6 +14,7 @@ from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import backtrack, dot
 from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
+from hybridopt.optimizers.randomness import remembered
 
 
 @dataclass
@@ -138,11 +139,7 @@ class NystromNewtonCG(Optimizer):
         if age < config.refresh and vectors is not None and vectors.shape[0] == operator.n:
             memory["age"] = age + 1
             return NystromApproximation(vectors, memory["values"]), 0
-        generator = torch.Generator()
-        if "random" in memory:
-            generator.set_state(memory["random"].cpu())
-        else:
-            generator.manual_seed(config.seed)
+        generator = remembered(memory, config.seed)
         rank = min(config.rank, operator.n)
         try:
             made = nystrom(
