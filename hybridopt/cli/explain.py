@@ -8,7 +8,7 @@ from typing import Any
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
 from hybridopt.experiment import parts
 
-_GROUPS = (*parts.KINDS[:-1], "settings", "budget", "tracker", "launcher", "experiment")
+_GROUPS = (*parts.KINDS, "settings", "budget", "launcher", "experiment")
 
 
 def explain(error: BaseException) -> BaseException:
