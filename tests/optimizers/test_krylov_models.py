@@ -49,6 +49,22 @@ def test_a_step_is_the_global_minimiser_of_the_indefinite_model(method: Method, 
 
 
 @each(BOTH)
+def test_the_solver_keeps_to_its_limits(method: Method) -> None:
+    matrix, vector = quadratic(40, lowest=-4.0)
+
+    def solved(**options: Any) -> tuple[int, str]:
+        objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.zeros(40).tolist())
+        optimizer = ho.create(method.name, objective.model.parameters(), forcing=1e-12, max_trials=1, **options)
+        optimizer.step(objective)
+        return optimizer.report.inner_iterations, optimizer.report.status
+
+    assert solved(max_cg=4, progress_tol=0.0) == (4, "max_iter")
+    least, status = solved(progress_tol=0.1)
+    assert status == "progress"
+    assert 10 < least < solved(progress_tol=0.0)[0]
+
+
+@each(BOTH)
 def test_one_gauss_newton_step_solves_linear_least_squares(method: Method) -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 2).double()
