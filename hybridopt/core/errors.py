@@ -64,5 +64,6 @@ def suggest(word: str, candidates: Iterable[str]) -> str:
         >>> suggest("dampin", ["damping", "lr"])
         " Did you mean 'damping'?"
     """
-    near = difflib.get_close_matches(str(word), list(candidates), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), list(candidates), n=3, cutoff=0.6)
+    near.sort(key=lambda name: sorted(name) != sorted(str(word)))  # swapped letters are the likeliest slip
     return f" Did you mean '{near[0]}'?" if near else ""

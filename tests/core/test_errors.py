@@ -55,4 +55,5 @@ def test_suggestions(word, wanted):
 def test_suggestions_from_any_iterable():
     assert suggest("b", iter([])) == ""
     assert suggest("lrr", (name for name in ["lr"])) == " Did you mean 'lr'?"
+    assert suggest("adma", ["adamax", "adam", "adamw"]) == " Did you mean 'adam'?"
     assert suggest(3, ["30"]) == " Did you mean '30'?"  # a number typed for a name
