@@ -108,12 +108,19 @@ def write_parquet(results: Results, path: Path) -> bool:
         return False
     frame = results.runs_frame()
     for name in frame.columns:
-        kinds = {str if isinstance(value, str) else float for value in frame[name].dropna()}
-        if len(kinds) > 1:  # a column of numbers and texts is no Parquet column
-            frame[name] = [None if value is None or value != value else str(value) for value in frame[name]]
+        frame[name] = _of_one_kind(list(frame[name]))
     with jsonio.writing(path):
         frame.to_parquet(path)
     return True
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """Values as a Parquet column can hold them: lists and dicts as JSON, and texts if there is any text."""
+    values = [jsonio.dumps(value) if isinstance(value, list | dict) else value for value in values]
+    known = [value for value in values if value is not None and value == value]
+    if len({isinstance(value, str) for value in known}) < 2:
+        return values
+    return [None if value is None or value != value else str(value) for value in values]
 
 
 def latex_tables(results: Results) -> str:

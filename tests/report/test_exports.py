@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hybridopt import cli
 from hybridopt.core.errors import ConfigError, HybridoptError
 from hybridopt.report import ranking_table, write_report
-from hybridopt.report.exports import csv_text, latex_tables
+from hybridopt.report.exports import csv_text, latex_tables, write_parquet
 from hybridopt.results import load
 from tests.synthetic_runs import Method, write_run
 
@@ -122,6 +123,19 @@ class TestTables:
         paths = write_report(sweep)
         assert paths.parquet is not None
         assert len(pandas.read_parquet(paths.parquet)) == 8
+
+    def test_options_of_any_form_become_a_parquet_column(self, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        results = load(sweep)
+        stages = [[{"name": "adam"}, "lbfgs"], None, "adam", math.nan, 3, ["a"], {}, 0.5]
+        frame = pandas.DataFrame({"stages": stages, "number": [1.5, math.nan] * 4})
+        monkeypatch.setattr(results, "runs_frame", lambda: frame)
+        assert write_parquet(results, sweep / "runs.parquet")
+        back = pandas.read_parquet(sweep / "runs.parquet")
+        texts = ['[{"name":"adam"},"lbfgs"]', None, "adam", None, "3", '["a"]', "{}", "0.5"]
+        assert [None if pandas.isna(value) else value for value in back["stages"]] == texts
+        assert back["number"].dtype == float
 
     def test_latex_is_escaped_and_even(self, sweep: Path) -> None:
         text = latex_tables(load(sweep))
