@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hybridopt.cli import main
 from hybridopt.core.plugins import load_plugin
 from hybridopt.escape import registry
 from hybridopt.experiment.jsonio import read_json, read_rows
+from tests.plugins import forgotten
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "my_escape.py"
@@ -23,13 +23,8 @@ DOCUMENT = (ROOT / "docs" / "own_escape.md").read_text()
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin() -> Iterator[str]:
-    before, modules = dict(registry._registered), set(sys.modules)
-    yield load_plugin(str(EXAMPLE))
-    registry._registered.clear()
-    registry._registered.update(before)
-    for name in set(sys.modules) - modules:
-        if name.startswith("hybridopt_plugin_my_escape"):
-            del sys.modules[name]
+    with forgotten(registry):
+        yield load_plugin(str(EXAMPLE))
 
 
 def test_it_is_under_40_lines() -> None:

@@ -16,6 +16,7 @@ from hybridopt.cli import main
 from hybridopt.optimizers import registry as optimizers
 from hybridopt.results import load
 from hybridopt.tasks import registry as tasks
+from tests.plugins import forgotten
 
 PAPERS = Path(__file__).parents[2] / "papers"
 FOLDERS = sorted(path.parent.name for path in PAPERS.glob("*/reproduce.py"))
@@ -36,14 +37,11 @@ NARROW = {
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Papers find their common module; what their plugins register is taken back."""
     monkeypatch.syspath_prepend(str(PAPERS))
-    before = [(registry, dict(registry._registered)) for registry in (optimizers, tasks)]
     modules = set(sys.modules)
-    yield
-    for registry, known in before:
-        registry._registered.clear()
-        registry._registered.update(known)
+    with forgotten(optimizers, tasks):
+        yield
     for name in set(sys.modules) - modules:
-        if name == "common" or name.startswith(("hybridopt_plugin_parts", "paper_")):
+        if name == "common" or name.startswith("paper_"):
             del sys.modules[name]
 
 

@@ -15,6 +15,7 @@ from hybridopt.core.plugins import load_plugin
 from hybridopt.optimizers import registry as optimizers
 from hybridopt.tasks import create
 from hybridopt.tasks import registry as tasks
+from tests.plugins import forgotten
 
 PARTS = Path(__file__).parents[2] / "papers/2017_du_saddle_octopus/parts.py"
 RATE, RADIUS = 0.1, 1e-3
@@ -22,12 +23,9 @@ RATE, RADIUS = 0.1, 1e-3
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin() -> Iterator[None]:
-    before = [(registry, dict(registry._registered)) for registry in (optimizers, tasks)]
-    load_plugin(str(PARTS))
-    yield
-    for registry, known in before:
-        registry._registered.clear()
-        registry._registered.update(known)
+    with forgotten(optimizers, tasks):
+        load_plugin(str(PARTS))
+        yield
 
 
 def pair(start: list[float], method: str = "perturbed_gd", **options: Any) -> tuple[ho.Objective, Any]:

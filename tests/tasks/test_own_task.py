@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment.config import resolve
 from hybridopt.experiment.job import run_job
 from hybridopt.tasks import create, registry
+from tests.plugins import forgotten
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "my_task.py"
@@ -19,13 +19,8 @@ EXAMPLE = ROOT / "examples" / "my_task.py"
 
 @pytest.fixture(scope="module")
 def plugin() -> Iterator[str]:
-    before, modules = dict(registry._registered), set(sys.modules)
-    yield load_plugin(str(EXAMPLE))
-    registry._registered.clear()
-    registry._registered.update(before)
-    for name in set(sys.modules) - modules:
-        if name.startswith("hybridopt_plugin_my_task"):
-            del sys.modules[name]
+    with forgotten(registry):
+        yield load_plugin(str(EXAMPLE))
 
 
 def test_it_is_under_40_lines_and_its_document_names_it() -> None:
