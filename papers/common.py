@@ -1,23 +1,52 @@
 """What the scripts of all papers share: a sweep through `hybridopt run`, then results, figure and tables.
 
 A paper's folder holds ``conf/experiment/*.yaml``, maybe ``parts.py`` (a plugin), ``make_figures.py`` with ``collect``,
-``tables`` and ``draw``, a ``reproduce.py`` that calls `reproduce`, and ``README.md`` with marks where tables go.
+``tables`` and ``draw``, a ``reproduce.py`` that calls `main`, and ``README.md`` with marks where tables go.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hybridopt import cli
 from hybridopt.core import HybridoptError
 from hybridopt.report.plots import need_matplotlib
 from hybridopt.results import Results, Run, load
+
+
+def main(script: str, experiments: Sequence[str], *, quick: Sequence[str]) -> int:
+    """Reproduces a paper as the command line asks for it: the whole of every ``reproduce.py``.
+
+    Args:
+        script: The paper's ``reproduce.py``.
+        experiments: Names of its files in ``conf/experiment``, in the order of their runs.
+        quick: Overrides of a small version, which shows that all works and not what the paper says.
+
+    Returns:
+        The exit code: that of the first sweep that was not done whole, 2 if what was asked for is wrong.
+    """
+    folder = Path(script).resolve().parent
+    parser = argparse.ArgumentParser(
+        prog=f"hybridopt paper {folder.name}",
+        description="Runs everything of this folder, or what of it is missing, and writes results.json, figure.png and "
+        "the README's tables; with --quick or overrides into results/ beside the runs instead.",
+    )
+    parser.add_argument("--quick", action="store_true", help=f"a small version: {' '.join(quick)}")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="of hybridopt run: seed=0, launcher.slots=1, out=DIR"
+    )
+    given = parser.parse_intermixed_args()
+    out = [f"out=outputs/papers/{folder.name}-quick", *quick] if given.quick else []
+    sys.path.insert(0, str(folder))
+    return reproduce(folder, experiments, importlib.import_module("make_figures"), [*out, *given.overrides])
 
 
 def reproduce(folder: Path, experiments: Sequence[str], figures: ModuleType, arguments: Sequence[str]) -> int:
@@ -48,8 +77,9 @@ def reproduce(folder: Path, experiments: Sequence[str], figures: ModuleType, arg
         return 2
     plugin = ["--plugin", str(folder / "parts.py")] if (folder / "parts.py").exists() else []
     for name in experiments:
-        command = [sys.executable, "-m", "hybridopt", "run", "--config-dir", str(folder / "conf"), *plugin]
-        code = subprocess.call([*command, f"experiment={name}", *overrides, f"out={out}"])
+        # In this process, which Ctrl-C reaches once: the sweep's jobs are processes of their own and save themselves.
+        command = ["run", "--config-dir", str(folder / "conf"), *plugin, f"experiment={name}", *overrides, f"out={out}"]
+        code = cli.main(command)
         if code:
             return code
     written = write(load(out), figures, folder, Path(out) / "results" if changed else folder)

@@ -1,4 +1,4 @@
-"""The command line: ``hybridopt run|tune|status|report|export|list|doctor|job``.
+"""The command line: ``hybridopt run|tune|status|report|export|list|doctor|paper|job``.
 
 This module imports neither torch nor Hydra, so that ``--help`` answers at once; each command imports what it needs.
 """
@@ -26,6 +26,7 @@ _COMMANDS = {
     "export": "weights or the program of a run, or all runs to wandb",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
     "doctor": "what this machine has and what curvature costs on it; --optimizer: whether an optimizer keeps the rules",
+    "paper": "published experiments: list them, or reproduce one (hybridopt paper NAME --quick)",
     "job": "do the one run whose directory is given (what a sweep starts for each run)",
 }
 
@@ -80,6 +81,10 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         from hybridopt.cli import tune
 
         return tune.start(arguments[1:], debug=debug)
+    if arguments and arguments[0] == "paper":
+        from hybridopt.cli import paper
+
+        return paper.start(arguments[1:], debug=debug)
     parser = argparse.ArgumentParser(
         prog="hybridopt",
         description="Second-order and hybrid optimizers for PyTorch: train, compare, report.",
@@ -91,9 +96,9 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, text in _COMMANDS.items():
         command = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=name != "run"
+            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=name in _MODULES
         )
-        if name != "run":
+        if name in _MODULES:
             importlib.import_module(f"hybridopt.cli.{_MODULES[name]}").add_arguments(command)
     try:
         options = parser.parse_args(arguments)

@@ -1,20 +1,11 @@
-"""Runs everything of this folder, or what of it is missing, and writes results.json, figure.png and README's tables.
-
-python papers/2017_du_saddle_octopus/reproduce.py [OVERRIDE ...]
-
-Overrides (``seed=0``, ``launcher.slots=1``, ``out=DIR``) go to `hybridopt run`.
-"""
+"""Du et al. 2017: hybridopt paper 2017_du_saddle_octopus, or this file with the same options."""
 
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import make_figures  # noqa: E402
-from common import reproduce  # noqa: E402
-
-EXPERIMENTS = ["du2017_octopus", "du2017_octopus_escape"]
+from common import main
 
 if __name__ == "__main__":
-    sys.exit(reproduce(HERE, EXPERIMENTS, make_figures, sys.argv[1:]))
+    sys.exit(main(__file__, ["du2017_octopus", "du2017_octopus_escape"], quick=["task.problem=octopus_5", "seed=0"]))

@@ -1,20 +1,17 @@
-"""Runs everything of this folder, or what of it is missing, and writes results.json, figure.png and README's tables.
-
-python papers/2024_rathore_pinn_optimizers/reproduce.py [OVERRIDE ...]
-
-Overrides (``seed=0``, ``launcher.slots=1``, ``out=DIR``) go to `hybridopt run`.
-"""
+"""Rathore et al. 2024: hybridopt paper 2024_rathore_pinn_optimizers, or this file with the same options."""
 
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import make_figures  # noqa: E402
-from common import reproduce  # noqa: E402
-
-EXPERIMENTS = ["rathore2024_convection", "rathore2024_reaction"]
+from common import main
 
 if __name__ == "__main__":
-    sys.exit(reproduce(HERE, EXPERIMENTS, make_figures, sys.argv[1:]))
+    sys.exit(
+        main(
+            __file__,
+            ["rathore2024_convection", "rathore2024_reaction"],
+            quick=["task.points=50", "task.width=8", "seed=0"],
+        )
+    )

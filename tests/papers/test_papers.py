@@ -41,7 +41,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with forgotten(optimizers, tasks):
         yield
     for name in set(sys.modules) - modules:
-        if name == "common" or name.startswith("paper_"):
+        if name in ("common", "make_figures") or name.startswith("paper_"):
             del sys.modules[name]
 
 
@@ -70,6 +70,7 @@ def test_the_readme_says_what_the_results_say(folder: str) -> None:
     text = (home / "README.md").read_text()
     assert common.filled(text, module(folder, "make_figures").tables(data)) == text
     assert sum((home / name).stat().st_size for name in ("results.json", "figure.png")) < 300_000
+    assert f"hybridopt paper {folder} " in text
     assert f"python papers/{folder}/reproduce.py" in text
 
 
@@ -130,7 +131,7 @@ def test_only_a_run_as_it_stands_there_writes_into_the_folder(tmp_path: Path, mo
     import common
 
     commands, written = [], []
-    monkeypatch.setattr(common.subprocess, "call", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr(common.cli, "main", lambda command: commands.append(command) or 0)
     monkeypatch.setattr(common, "load", lambda directory: directory)
     monkeypatch.setattr(common, "write", lambda results, figures, folder, into: written.append((results, into)) or [])
     home = PAPERS / "2017_du_saddle_octopus"
@@ -141,3 +142,27 @@ def test_only_a_run_as_it_stands_there_writes_into_the_folder(tmp_path: Path, mo
     common.reproduce(home, ["a"], ModuleType("figures"), ["seed=0"])
     default = Path("outputs/papers/2017_du_saddle_octopus")
     assert written == [(str(tmp_path), home), (str(default), default / "results")]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_script_runs_all_experiments_of_its_folder_or_a_small_version(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    import common
+
+    commands = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common.cli, "main", lambda command: commands.append(command) or 3)
+    assert main(["paper", folder, "seed=1"]) == 3  # the sweep's exit code; after a failure nothing else is begun
+    assert commands[0][-2:] == ["seed=1", f"out=outputs/papers/{folder}"]
+    monkeypatch.setattr(common.cli, "main", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr(common, "load", lambda directory: directory)
+    monkeypatch.setattr(common, "write", lambda results, figures, home, into: [into])
+    commands.clear()
+    assert main(["paper", "seed=7", folder, "--quick", "launcher.slots=1"]) == 2  # the name comes first
+    assert main(["paper", folder, "--quick", "launcher.slots=1"]) == 0
+    ran = [next(item for item in command if item.startswith("experiment=")) for command in commands]
+    assert ran == [f"experiment={name}" for other, name in EXPERIMENTS if other == folder]
+    assert {"seed=0", "launcher.slots=1", f"out=outputs/papers/{folder}-quick"} <= set(commands[0])
+    assert f"written: outputs/papers/{folder}-quick/results" in capsys.readouterr().out
