@@ -8,6 +8,7 @@ from hybridopt.core import option
 from hybridopt.globalization import TrustRegion, check_radius
 from hybridopt.linalg import gltr
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
+from hybridopt.optimizers.trust_newton_cg import SHRINK
 
 
 @dataclass
@@ -18,11 +19,13 @@ class TrustGLTRConfig(KrylovModelConfig):
         radius: First trust radius.
         max_radius: Largest one.
         eta: A step is accepted when actual over predicted decrease exceeds this.
+        shrink: Factor of the radius after a step of ratio below 1/4; None for 0.6, as of `TrustNewtonCG`.
     """
 
     radius: float = option(1.0, gt=0, search=("log", 1e-2, 10.0), help="first trust radius")
     max_radius: float = option(1e10, gt=0, help="largest trust radius")
     eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")
+    shrink: float | None = option(None, gt=0, lt=1, help="factor of the radius after a bad step; null: 0.6")
 
     def validate(self, owner: str) -> None:
         """Refuses a first radius beyond the largest one.
@@ -59,8 +62,9 @@ class TrustGLTR(KrylovModelMethod):
 
     def rule(self) -> TrustRegion:
         """Returns the trust region's rule."""
-        # A rejection costs no product, so the radius need not be cut as far as where it does.
-        return TrustRegion(eta1=self.config.eta, shrink=0.6, min_radius=1e-16, max_radius=self.config.max_radius)
+        config = self.config
+        shrink = config.shrink or SHRINK
+        return TrustRegion(eta1=config.eta, shrink=shrink, min_radius=1e-16, max_radius=config.max_radius)
 
     def next_weight(self, rule: TrustRegion, trial: Trial) -> float:
         """Returns the next radius.

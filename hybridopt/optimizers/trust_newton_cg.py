@@ -17,7 +17,9 @@ from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
 from hybridopt.optimizers.newton_options import NewtonConfig, curvature_at
 
-_SHRINK = 0.6  # a rejection costs a forward pass and hardly a product, so the radius need not be cut by far
+SHRINK = 0.6
+"""Factor of the radius after a bad step: where the first products or the whole basis are kept, a rejection costs little
+more than a forward pass, so the radius need not be cut as far as by the textbooks' 1/4."""
 
 
 @dataclass
@@ -28,6 +30,7 @@ class TrustNewtonCGConfig(NewtonConfig):
         radius: First trust radius.
         max_radius: Largest one.
         eta: A step is accepted when actual over predicted decrease exceeds this.
+        shrink: Factor of the radius after a step of ratio below 1/4; None for `SHRINK`.
         forcing: Largest relative residual of the inner solve; it shrinks with the gradient.
         max_trials: Radii tried in one step, all on the same graph, until one is accepted.
         kept_products: Products of a step that a smaller radius need not take again, two vectors each.
@@ -39,6 +42,7 @@ class TrustNewtonCGConfig(NewtonConfig):
     eta: float = option(1e-4, ge=0, lt=0.25, help="a step is accepted when the ratio exceeds this")
     forcing: float = option(0.5, gt=0, lt=1, help="largest relative residual of the inner solve")
     max_trials: int = option(10, ge=1, help="radii tried in one step until one is accepted")
+    shrink: float | None = option(None, gt=0, lt=1, help="factor of the radius after a bad step; null: 0.6")
     kept_products: int = option(10, ge=0, help="products that a smaller radius need not take again")
 
     def validate(self, owner: str) -> None:
@@ -83,7 +87,7 @@ class TrustNewtonCG(Optimizer):
         """
         config, memory = self.config, self.memory
         radius = memory.setdefault("radius", config.radius)
-        region = TrustRegion(eta1=config.eta, shrink=_SHRINK, max_radius=config.max_radius)
+        region = TrustRegion(eta1=config.eta, shrink=config.shrink or SHRINK, max_radius=config.max_radius)
         with objective.at() as point:
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
