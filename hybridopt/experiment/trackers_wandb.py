@@ -13,9 +13,13 @@ from hybridopt.core import option
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.layout import PROVENANCE, task_label
 from hybridopt.experiment.trackers import AXES, Tracker, flatten
+from hybridopt.experiment.wandb_file import wait_until_whole
 
 PATIENCE = 5.0
 """Seconds that wandb's service has to end."""
+
+WRITING = 15.0
+"""Seconds that it has to write an offline run to its end; less than `Mirror` waits for the end of a tracker."""
 
 
 class WandbTracker(Tracker):
@@ -104,11 +108,18 @@ class WandbTracker(Tracker):
         self._run.log(flatten(row))
 
     def finish(self, status: Mapping[str, Any]) -> None:
-        """Writes the summary and closes the run."""
+        """Writes the summary and closes the run; an offline one is whole on the disk then.
+
+        Raises:
+            StoreError: If wandb's service has not written an offline run to its end within `WRITING` seconds.
+        """
         self._run.summary.update(
             {"status": status["status"], "reason": status.get("reason"), **(status.get("summary") or {})}
         )
+        file = Path(self._run.settings.sync_file) if self.config.mode == "offline" else None
         self._run.finish(exit_code=0 if status["status"] == "done" else 1)
+        if file is not None:
+            wait_until_whole(file, WRITING)
 
     def abandon(self) -> None:
         """Lets go of wandb's service; otherwise wandb would wait for it, or complain, when the process ends.

@@ -37,17 +37,13 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, offset, parts = path.read_bytes(), 7, b""
-    deadline = time.monotonic() + 10
-    while offset + 7 <= len(data):
+    while offset < len(data):
         left = 32768 - offset % 32768
         if left < 7:
             offset += left
             continue
         _, length, kind = struct.unpack("<IHB", data[offset : offset + 7])
-        if offset + 7 + length > len(data) and time.monotonic() < deadline:  # the service lives on and is at it
-            time.sleep(0.1)
-            data = path.read_bytes()
-            continue
+        assert offset + 7 + length <= len(data)
         parts += data[offset + 7 : offset + 7 + length]
         offset += 7 + length
         if kind in (1, 4):

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from hybridopt import cli
+from hybridopt.core.errors import StoreError
+from hybridopt.experiment import trackers_wandb
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_job
 from hybridopt.experiment.jsonio import read_json, read_rows
 from hybridopt.experiment.layout import read_config
 from hybridopt.experiment.trackers import AXES, flatten
-from hybridopt.results.wandb_export import export_wandb
+from hybridopt.results.wandb_export import RECEIPT, export_wandb
 from tests.experiment.test_trackers import config, records
 
 
@@ -79,6 +81,24 @@ def test_a_run_that_has_changed_replaces_its_copy(sweep: Path) -> None:
     (path,) = (sweep / "wandb").glob(f"offline-run-*-{identity}*/run-{identity}.wandb")
     assert read(path)["rows"][-1]["event/late"] == 1
     assert len(list((sweep / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_a_copy_that_is_not_written_to_its_end_replaces_none(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [one.fresh for one in export_wandb(sweep)] == [True, True]
+    with open(sweep / "s0" / "history.jsonl", "a") as file:
+        file.write('{"type":"event","event":"late","step":9,"epoch":3.0,"gradient_equivalents":3.0,"seconds":1.0}\n')
+    identity = run_id(read_config(sweep / "s0"))
+    (before,) = (sweep / "wandb").glob(f"offline-run-*-{identity}*")
+
+    def never(path: Path, seconds: float) -> None:
+        raise StoreError(f"{path} is not whole.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trackers_wandb, "wait_until_whole", never)
+        with pytest.raises(StoreError, match="is not whole"):
+            list(export_wandb(sweep))
+    assert (before / RECEIPT).exists()
+    assert sum(one.fresh for one in export_wandb(sweep)) == 1  # the copy that broke off counts for nothing
 
 
 def test_no_runs_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
