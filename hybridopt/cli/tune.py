@@ -25,11 +25,12 @@ examples:
   hybridopt run --config-dir outputs/tune/conf experiment=final
 
 settings (KEY=VALUE), beside every config key of hybridopt run:
-  sampler=sobol|random|grid|halving|optuna  trials=8  most_trials=32  objective=auto|target|loss
+  sampler=sobol|random|grid|halving|optuna  trials=8  most_trials=32  spend=COST  objective=auto|target|loss
   sampler_seed=0  defaults=true  final_seeds=10  eta=3  rungs=2  at_once=2
 
 An option that is set (optimizer.lr=0.1) is not searched. Every optimizer may spend what the dearest spends on its
-first TRIALS trials. Trials are ordinary runs below OUT/trials; the same command goes on where it was stopped.
+first TRIALS trials, or SPEND gradient-equivalents where that is set, however few trials that pays for. Trials are
+ordinary runs below OUT/trials; the same command goes on where it was stopped.
 """
 
 
@@ -153,10 +154,10 @@ def _studies(
         console.line(f"{task}/{study.label}: {study.space}")
     first = studies[0]
     aim = "cost until the target" if first.objective == "target" else "validation loss"
-    console.line(
-        f"{settings.trials} trials of the dearest, {first.limit:g} gradient-equivalents each; seed {first.base.seed}; "
-        f"best: {aim}"
-    )
+    amount = f"{settings.trials} trials of the dearest, {first.limit:g} gradient-equivalents each"
+    if settings.spend is not None:
+        amount = f"{settings.spend:g} gradient-equivalents for every optimizer, {first.limit:g} a trial"
+    console.line(f"{amount}; seed {first.base.seed}; best: {aim}")
     if settings.trials < 8:
         console.line("fewer than 8 trials: enough to see that it works, not to call an optimizer tuned")
     return studies
@@ -199,7 +200,7 @@ def _sorted(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Parts the settings of tuning from the overrides of the config."""
     import dataclasses
 
-    from hybridopt.tuning.study import Settings
+    from hybridopt.tuning.settings import Settings
 
     names = {field.name for field in dataclasses.fields(Settings)}
     given: dict[str, str] = {}
@@ -230,7 +231,7 @@ def _known_keys() -> set[str]:
 def _settings(given: Mapping[str, str]) -> Any:
     import yaml
 
-    from hybridopt.tuning.study import Settings
+    from hybridopt.tuning.settings import Settings
 
     try:
         return make_config(Settings, {key: yaml.safe_load(text) for key, text in given.items()}, owner="tune")

@@ -16,7 +16,8 @@ from hybridopt.tuning.chosen import Chosen, write_chosen
 from hybridopt.tuning.dimensions import Choices, Range
 from hybridopt.tuning.score import Score
 from hybridopt.tuning.search import search
+from hybridopt.tuning.settings import Settings
 from hybridopt.tuning.space import Space
-from hybridopt.tuning.study import Settings, Study, Trial
+from hybridopt.tuning.study import Study, Trial
 
 __all__ = ["Choices", "Chosen", "Range", "Score", "Settings", "Space", "Study", "Trial", "search", "write_chosen"]

@@ -22,7 +22,8 @@ class Score:
     Under the objective ``target`` the trials that reached the main target come first, by their cost until then in
     gradient-equivalents; the others are censored and follow by their best validation loss. Under ``loss`` only that
     loss counts. Diverged and failed trials come last. No evaluation beyond the budget counts, so a method whose
-    steps are dear gains nothing by overdrawing it.
+    steps are dear gains nothing by overdrawing it; nor does the one before the first step, which all trials share: if
+    the first step is dearer than the budget, nothing is known of the trial.
 
     Attributes:
         rank: 0 reached the target (or the objective is ``loss``), 1 did not, 2 diverged or failed.
@@ -43,7 +44,7 @@ class Score:
         """
         if run.state in ("diverged", "failed"):
             return cls(2, math.inf)
-        rows = [row for row in run.evaluations if row["gradient_equivalents"] <= limit * SLACK]
+        rows = [row for row in run.evaluations if 0 < row["gradient_equivalents"] <= limit * SLACK]
         if objective == "target" and run.targets:
             goal = run.targets[0]
             for row in rows:

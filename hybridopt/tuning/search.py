@@ -19,10 +19,10 @@ def search(studies: Sequence[Study], make_monitor: Callable[[], Monitor] = Monit
     """Runs trials of every study until all have spent what the dearest spends on its first ones.
 
     First every study runs ``trials`` trials, a sampler that learns from the results a few at a time; those that end
-    with an error are replaced. The largest sum is the budget. Then each of the others goes on while
-    another trial, taken to be as dear as the dearest of its trials so far, fits in. All choices follow from the
-    stored runs, so starting again after a kill does what is missing and nothing else. A grid is run as it is, since it
-    cannot be continued.
+    with an error are replaced. The largest sum is the budget. Where the settings state the budget (``spend``), the
+    first trial alone is run so. Then each study goes on while another trial, taken to be as dear as the dearest of its
+    trials so far, fits in. All choices follow from the stored runs, so starting again after a kill does what is missing
+    and nothing else. A grid is run as it is, since it cannot be continued.
 
     Args:
         studies: Of one task; they share their settings.
@@ -41,7 +41,7 @@ def search(studies: Sequence[Study], make_monitor: Callable[[], Monitor] = Monit
     most = max(settings.most_trials or MOST * settings.trials, settings.trials)
     while fresh := [trial for study in studies for trial in _first_trials(study, most)]:
         run_trials(fresh, make_monitor())
-    budget = max(study.spent() for study in studies)
+    budget = settings.spend or max(study.spent() for study in studies)
     while settings.sampler != "grid":
         wanted = {study: min(_fitting(study, budget), most - len(study.trials)) for study in studies}
         fresh = [trial for study in studies for trial in study.more(study.together(wanted[study]))]

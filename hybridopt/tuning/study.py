@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridopt import results
-from hybridopt.core import ConfigError, HybridoptError, need, option
+from hybridopt.core import ConfigError, HybridoptError, need
 from hybridopt.data.batches import LARGE
 from hybridopt.experiment.build import build_task, check_buildable, limits_of
 from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
@@ -19,46 +19,12 @@ from hybridopt.experiment.layout import PAUSED
 from hybridopt.experiment.rehearsal import rehearse
 from hybridopt.results.run import Run
 from hybridopt.tuning.samplers import SAMPLERS
-from hybridopt.tuning.score import OBJECTIVES, Score
+from hybridopt.tuning.score import Score
+from hybridopt.tuning.settings import Settings
 from hybridopt.tuning.space import Space
 from hybridopt.tuning.tpe import Told, propose
 
-LEAST_TRIALS = 8
-"""Complete trials that the dearest method should have for its tuning to mean anything."""
-
 _ATTEMPTS = 16  # points drawn per trial wanted, before a space counts as used up
-
-
-@dataclasses.dataclass
-class Settings:
-    """How to tune.
-
-    Attributes:
-        sampler: Where to look: ``sobol``, ``random``, ``grid``, ``halving``, or ``optuna``: the first half of the
-            trials as ``sobol``, the others where the results so far promise most. It prunes nothing: all trials
-            are complete, so that budgets stay equal; trials that are cut short are what ``halving`` is for.
-        trials: Complete trials that every optimizer gets at least; the budget is what the dearest one spends on them.
-        most_trials: Trials that no optimizer exceeds, however cheap its trials are; None: four times `trials`.
-        objective: ``target``, ``loss``, or ``auto``: ``target`` where the task states one.
-        sampler_seed: Seed of the random numbers that choose the trials.
-        defaults: Whether the first trial is the optimizer with its defaults, so that tuning never does worse.
-        final_seeds: Number of seeds, from 0 on, of the comparison that follows; trials must use another one.
-        eta: ``halving``: one in so many trials goes on, with so many times the budget.
-        rungs: ``halving``: how often.
-        at_once: ``optuna``: trials between two looks at the results. More of them can run in parallel, fewer learn
-            more from one another; it is not taken from the machine, so that a search can be repeated elsewhere.
-    """
-
-    sampler: str = option("sobol", choices=["sobol", "random", "grid", "halving", "optuna"], help="where to look")
-    trials: int = option(LEAST_TRIALS, ge=1, help="complete trials of the dearest optimizer")
-    most_trials: int | None = option(None, ge=1, help="trials that no optimizer exceeds")
-    objective: str = option("auto", choices=["auto", *OBJECTIVES], help="what is best")
-    sampler_seed: int = option(0, ge=0, help="seed of the choice of trials")
-    defaults: bool = option(True, help="first trial with the optimizer's defaults")
-    final_seeds: int = option(10, ge=1, help="seeds of the comparison that follows")
-    eta: int = option(3, ge=2, help="halving: one in so many goes on")
-    rungs: int = option(2, ge=1, help="halving: how often")
-    at_once: int = option(2, ge=1, help="optuna: trials between two looks at the results")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,18 +175,23 @@ class Study:
         Args:
             count: How many are wanted.
         """
+        if self.settings.spend is not None:  # what trials cost is known from those that have run
+            return min(count, self.settings.at_once)
         if self.settings.sampler != "optuna":
             return count
         return min(count, max(self._startup - len(self.trials), self.settings.at_once))
 
     def wanting(self) -> int:
-        """Returns how many of the first trials are still to be had.
+        """Returns how many of the first trials are still to be had: with `spend` one, which says what they cost.
 
         A trial that failed with an error says nothing about the method and is replaced; a diverged one is not. Where
         all of them failed, more would too.
         """
+        first, bearable = self.first, len(self.trials)
+        if self.settings.spend is not None:
+            first, bearable = 1, self.settings.trials
         failed = sum(trial.read().state == "failed" for trial in self.trials)
-        return self.first - len(self.trials) + (failed if failed < len(self.trials) else 0)
+        return first - len(self.trials) + (failed if failed < bearable else 0)
 
     def score(self, trial: Trial, limit: float | None = None) -> Score:
         """Returns the score of a trial.
@@ -245,8 +216,10 @@ class Study:
         scored = [(self.score(trial), number, trial) for number, trial in enumerate(self.trials) if _ended(trial)]
         if not scored or min(scored)[0].value == float("inf"):
             raise HybridoptError(
-                f"No trial of {self.base.task['name']}/{self.label} came to a finite result. See the logs below "
-                f"{run_directory(self.base).parent}, and give a wider or lower range with --space."
+                f"No trial of {self.base.task['name']}/{self.label} came to a finite result within its "
+                f"{self.limit:g} gradient-equivalents; the {len(self.trials)} cost {self.spent():.4g}. See the logs "
+                f"below {run_directory(self.base).parent}, and give a wider or lower range with --space, or "
+                "budget.gradient_equivalents=N if a single step is dearer."
             )
         score, _, trial = min(scored, key=lambda entry: entry[:2])
         return trial, score
@@ -378,6 +351,11 @@ class Study:
             )
         limits = limits_of(self.base, task)
         limit = float(limits["gradient_equivalents"] or limits["epochs"] or 0.0)
+        if (spend := self.settings.spend) is not None and spend < limit:
+            raise ConfigError(
+                f"spend={spend:g} does not pay for one trial of {limit:g} gradient-equivalents. Take more, or a "
+                "smaller budget.gradient_equivalents, which is that of a trial."
+            )
         budget.gradient_equivalents = limit
         if self.base.schedule["name"] != "none" and batch_policy(self.base.optimizer) == "mini":
             budget.epochs = limit  # what a schedule takes its number of steps from

@@ -39,7 +39,8 @@ def test_best_loss_not_last() -> None:
     assert score("loss", (0, math.nan, 0.1), (5, 0.3, 0.9)) == Score(0, 0.3)
 
 
-def test_what_lies_beyond_the_budget_does_not_count() -> None:
+def test_what_lies_beyond_the_budget_or_before_the_first_step_does_not_count() -> None:
     dear = score("target", (0, 2.0, 0.1), (300, 0.01, 0.99))
-    assert dear == Score(1, 2.0)
+    assert dear == Score(1, math.inf)
+    assert dear > score("target", (0, 2.0, 0.1), (10, 2.5, 0.1)), "worse than at the start, but known"
     assert score("target", (0, 2.0, 0.1), (10.2, 0.01, 0.99)) == Score(0, 10.2), "the last step may end a little later"

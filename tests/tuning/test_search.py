@@ -67,6 +67,71 @@ def test_everyone_may_spend_what_the_dearest_spends(tmp_path: Path) -> None:
     assert full or budget - dearest < cheap.spent() <= budget + 1e-9
 
 
+def test_a_stated_budget_holds_whoever_else_is_tuned(tmp_path: Path, pool: type[InProcess]) -> None:
+    stated = {"settings": {"spend": 9.0}, "only": ["optimizer.lr", "optimizer.damping"]}
+    dear = {"name": "newton_cg", "max_cg": 30}
+    together = [study(tmp_path / "a", "sgd", **stated), study(tmp_path / "a", dear, **stated)]
+    assert search(together) == 9.0
+    cheap = together[0]
+    assert len(cheap.trials) == 4
+    assert cheap.spent() <= 9 < cheap.spent() + cheap.trials[0].read().end("gradient_equivalents")
+    assert len(together[1].trials) < 3, "they are dear: fewer than trials=3"
+    assert together[1].spent() <= 9
+    pool.stop_after = len(pool.started) + 2
+    with pytest.raises(KeyboardInterrupt):
+        search([study(tmp_path / "b", "sgd", **stated)])
+    pool.stop_after = -1
+    alone = study(tmp_path / "b", "sgd", **stated)
+    search([alone])
+    assert [trial.key for trial in alone.trials] == [trial.key for trial in cheap.trials]
+
+
+def test_what_a_trial_will_cost_is_taken_from_all_before_it(tmp_path: Path) -> None:
+    """Otherwise a cheap first trial would promise more of them than the sum pays for."""
+    cheap = {"name": "saddle_free_newton", "subspace": 2}
+    changes = ["optimizer.subspace=6,9,12,15"]
+    one = study(
+        tmp_path,
+        cheap,
+        changes=changes,
+        only=["optimizer.subspace"],
+        settings={"spend": 60.0, "at_once": 1},
+    )
+    search([one])
+    costs = [trial.read().end("gradient_equivalents") or 0.0 for trial in one.trials]
+    assert max(costs) > 1.5 * costs[0]
+    for number in range(1, len(costs)):
+        assert sum(costs[:number]) + max(costs[:number]) <= 60
+    assert sum(costs) + max(costs) > 60
+
+
+def test_a_first_step_dearer_than_a_trial_leaves_nothing_to_choose_by(tmp_path: Path) -> None:
+    config = {"budget": {"gradient_equivalents": 0.5}}
+    one = study(tmp_path, "newton_cg", config=config, settings={"trials": 2})
+    search([one])
+    with pytest.raises(HybridoptError, match=r"No trial .* within its 0\.5 .* if a single step is dearer"):
+        one.best()
+
+
+@pytest.mark.parametrize("after", [0, 10000])
+def test_under_a_stated_budget_the_first_trials_may_fail(tmp_path: Path, after: int) -> None:
+    """The first trial alone is started blindly; where it fails, so many others are tried as a search begins with."""
+    one = study(
+        tmp_path,
+        task={"poison": "error", "after": 0},
+        changes=[f"task.after=0,{after}", "optimizer.lr=1e-3,1e-2,1e-1"],
+        only=["optimizer.lr", "task.after"],
+        settings={"spend": 6.0},
+    )
+    search([one])
+    states = one.states()
+    if after:
+        assert states["failed"] >= 1
+        assert states["done"] >= 2
+    else:
+        assert states == {"failed": 3}
+
+
 def test_stopping_and_starting_again_changes_nothing(tmp_path: Path, pool: type[InProcess]) -> None:
     whole = study(tmp_path / "a", only=["optimizer.lr"])
     search([whole])
@@ -199,6 +264,8 @@ def test_nothing_finite_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     [
         ({"config": {"seed": 3}}, "seed=3 belongs to the final comparison"),
         ({"config": {"budget": {"steps": 5}}}, r"budget\.gradient_equivalents=N"),
+        ({"settings": {"spend": 1.5}}, "does not pay for one trial of 2"),
+        ({"settings": {"spend": 9, "sampler": "halving"}}, "does not go with sampler=halving"),
         ({"fixed": ["optimizer.lr", "optimizer.weight_decay", "task.batch_size"]}, "--space"),
     ],
 )
