@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.objective.decay import Decay
-from hybridopt.objective.guard import full_precision, twice_differentiable
+from hybridopt.objective.guard import as_written, full_precision, twice_differentiable
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
 from hybridopt.objective.point import Point, flatten_outputs
@@ -110,6 +110,7 @@ class Evaluation:
         guard = twice_differentiable(hidden=hidden)
         with self._evaluation(at_start=self._at_start), torch.enable_grad(), guard as demand:
             loss, outputs = self._forward(separate=True)
+        self._problem.uncompiled = True
             tensors = [] if self.loss_fn is None else flatten_outputs(outputs)
             kept = demand.hidden or []
             gradients = self._parameter_gradients(loss, [*tensors, *kept], create_graph=True)
@@ -232,7 +233,7 @@ class Evaluation:
         if self._replay is not None:
             self._replay.restore()
         try:
-            with full_precision(device):
+            with full_precision(device), as_written(self._problem.uncompiled):
                 if not slots.has_buffers:
                     yield
                 else:

@@ -9,10 +9,13 @@ product will be taken on, they are replaced one by one, inside that forward only
 - SiLU and Mish: our own, whose graph keeps two tensors instead of five (`activation`);
 - scaled dot-product attention: the MATH backend, since the fused ones have no double backward;
 - weight normalization: written out, since `torch._weight_norm` has a wrong double backward (torch 2.13).
+
+Code from `torch.compile` runs as it is written: what it compiles has no double backward.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +97,21 @@ def twice_differentiable(*, hidden: bool = False) -> Iterator[Demand]:
     demand = Demand(hidden=hidden)
     with sdpa_kernel(SDPBackend.MATH), _TwiceDifferentiable(demand):
         yield demand
+
+
+@contextmanager
+def as_written(wanted: bool) -> Iterator[None]:
+    """Context in which what `torch.compile` compiled, models, parts of them or losses, runs as plain torch.
+
+    Args:
+        wanted: Whether to do so.
+    """
+    # Who compiles imports the compiler; who does not is spared that second.
+    if not wanted or "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

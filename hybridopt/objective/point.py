@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from hybridopt.objective.objective import Objective
     from hybridopt.objective.products import GaussNewtonOperator, HessianOperator
 
+# What torch.compile makes is run as plain torch instead, so this is somebody's own use of AOTAutograd.
+COMPILED_AHEAD = (
+    "A part of the model was compiled ahead of time, so it has no second derivatives, which products with curvature "
+    "matrices are. Give the objective the model as it was before that, compile it by torch.compile, or use an "
+    "optimizer that needs gradients only."
+)
+
 
 def flatten_outputs(outputs: Any, *, differentiable: bool = True) -> list[Tensor]:
     """Returns the tensors in a model's output, which may be a tensor or nested tuples, lists and dicts of them.
@@ -332,11 +339,7 @@ class Point:
             if "modified by an inplace operation" in str(error):
                 raise stale() from error
             if "does not currently support double backward" in str(error):
-                raise ObjectiveError(
-                    "A model from torch.compile has no second derivatives, which products with curvature matrices "
-                    "are. Give the objective the model itself (compiled._orig_mod), compile with backend='eager', or "
-                    "use an optimizer that needs gradients only."
-                ) from error
+                raise ObjectiveError(COMPILED_AHEAD) from error
             if "not implemented" in str(error):
                 raise ObjectiveError(
                     f"A layer of the model has no second derivative: {str(error).splitlines()[0]} Replace the layer, "

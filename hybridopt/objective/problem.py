@@ -14,7 +14,7 @@ from hybridopt.core import ObjectiveError
 from hybridopt.objective import autocast
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
-from hybridopt.objective.point import flatten_outputs, separate_outputs
+from hybridopt.objective.point import COMPILED_AHEAD, flatten_outputs, separate_outputs
 
 _TWICE = "backward through the graph a second time"
 
@@ -50,6 +50,9 @@ class Problem:
         self._token = uuid.uuid4().hex[:12]
         self._batches = 0
         self.autocast: autocast.Regions = ()
+        self.uncompiled = False
+        """Whether curvature was asked for, so that evaluations run compiled code as plain torch: that has second
+        derivatives, and all of a step has to draw the same random numbers."""
 
     def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
         """Returns parameters as a flat vector, and their slots in the model; the same ones when asked again.
@@ -159,6 +162,8 @@ def differentiate(loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool 
                 "The graph of the loss was used up already: the model or the loss function called backward() "
                 "itself. Return the loss and leave differentiation to the optimizer."
             ) from error
+        if "donated buffers" in str(error):
+            raise ObjectiveError(COMPILED_AHEAD) from error
         if "does not require grad" in str(error):
             raise ObjectiveError(
                 "A parameter was frozen after the objective had been used. Make a new Objective, or pass the "

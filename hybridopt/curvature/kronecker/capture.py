@@ -284,6 +284,7 @@ def capture(objective: Objective, excluded: frozenset[int] = frozenset()) -> Ite
     Yields:
         The capture. Its graph belongs to the context; the ledger pays one gradient for each backward pass.
     """
+    objective._problem.uncompiled = True  # calls inside compiled code are not seen
     while True:
         with objective._evaluation(at_start=objective._at_start), torch.enable_grad():
             made = Capture(objective, excluded)
