@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybridopt.core import CombinationError, ConfigError, NonFiniteError
+from hybridopt.core import CombinationError, ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
     import scipy.sparse.linalg
 
 
@@ -215,7 +214,8 @@ class SymmetricOperator:
 
         Args:
             k: How many.
-            which: ``"LM"`` largest in magnitude, ``"LA"`` largest, ``"SA"`` smallest, ``"BE"`` both ends.
+            which: ``"LM"`` largest in magnitude, ``"SM"`` smallest in it, ``"LA"`` largest, ``"SA"`` smallest, ``"BE"``
+                both ends.
             tol: Relative accuracy; 0 is that of the dtype the operator computes in.
             generator: Where the start vector comes from; seeded with 0 when None, so the call is repeatable.
 
@@ -226,63 +226,12 @@ class SymmetricOperator:
             ConfigError: If `which` is unknown or k is out of range.
             NonFiniteError: If a product is not finite.
         """
-        if which not in ("LM", "SM", "LA", "SA", "BE"):
-            raise ConfigError(f"which must be one of 'LM', 'SM', 'LA', 'SA', 'BE', not {which!r}.")
-        if not 1 <= k <= self.n:
-            raise ConfigError(f"k must be between 1 and the dimension {self.n}, not {k}.")
-        if k >= self.n - 1:
-            # ARPACK needs room for its Krylov space; so few dimensions are cheaper solved densely.
-            dense = self.dense().double()
-            if not dense.isfinite().all():
-                raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.")
-            values, vectors = torch.linalg.eigh(dense)
-            chosen = _choose(values, k, which)
-            return values[chosen].to(self.dtype), vectors[:, chosen].to(self.dtype)
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
-        start = torch.randn(self.n, generator=generator, dtype=torch.float64).numpy()
-        tol = tol or (0.0 if self.dtype == torch.float64 else 1e-5)
-        if k == 1 and which == "BE":
-            which = "LA"  # where the odd one is taken; ARPACK refuses this pair
-        values, vectors = _arpack(self, k, which, tol, start)
-        order = values.argsort()
-        return (
-            torch.from_numpy(values[order]).to(self.device, self.dtype),
-            torch.from_numpy(vectors[:, order]).to(self.device, self.dtype),
-        )
+        from hybridopt.linalg.arpack import eigsh
+
+        return eigsh(self, k, which=which, tol=tol, generator=generator)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, dtype={self.dtype}, device={self.device})"
-
-
-def _arpack(
-    operator: SymmetricOperator, k: int, which: str, tol: float, start: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-    import scipy.sparse.linalg
-
-    view = operator.to_scipy()
-    try:
-        return scipy.sparse.linalg.eigsh(view, k=k, which=which, tol=tol, v0=start)
-    except scipy.sparse.linalg.ArpackError:
-        product = view @ start
-        if not np.isfinite(product).all():
-            raise NonFiniteError("The operator's products are not finite, so it has no eigenvalues.") from None
-        if product.any():
-            raise
-        # ARPACK gives up on the zero operator, to which every vector is an eigenvector.
-        return np.zeros(k), np.eye(operator.n, k)
-
-
-def _choose(values: Tensor, k: int, which: str) -> Tensor:
-    n = values.numel()
-    if which == "LA":
-        return torch.arange(n - k, n)
-    if which == "SA":
-        return torch.arange(k)
-    if which == "BE":
-        return torch.cat([torch.arange(k // 2), torch.arange(n - (k - k // 2), n)])
-    order = values.abs().argsort(descending=which == "LM")
-    return order[:k].sort().values
 
 
 class Identity(SymmetricOperator):
