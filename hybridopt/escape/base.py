@@ -1,4 +1,4 @@
-"""Leaving a saddle as a transaction: snapshot, jump, a window of ordinary steps, then keep or undo."""
+"""What every strategy for leaving a saddle shares: when it is called, what it is asked, how it is named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import CombinationError, ConfigError, UnknownNameError, check, make_config, option
-from hybridopt.escape import snapshot as snapshots
+from hybridopt.escape import transaction
 from hybridopt.escape.snapshot import STATE
 from hybridopt.escape.stall import default_gtol as default_gtol  # re-exported
 from hybridopt.escape.stall import stall_reason
-from hybridopt.escape.verdict import MOST_WINDOWS, PATIENCE, on_mini_batches, on_same_data
-from hybridopt.globalization import noise_floor
 from hybridopt.objective import Objective
-from hybridopt.objective.ledger import WEIGHTS
 
 if TYPE_CHECKING:
     from hybridopt.optimizers.base import Stepping
@@ -150,11 +147,11 @@ class Escape:
         """
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
         if not memory:
-            memory.update(self._fresh())
+            memory.update(transaction.fresh(self))
         same_batch = memory["key"] == objective.key
         memory["key"] = objective.key
         if memory["phase"] == "window":
-            self._in_window(optimizer, objective, memory, same_batch)
+            transaction.in_window(self, optimizer, objective, memory, same_batch)
             return
         reason = stall_reason(self.config, memory, optimizer, objective, same_batch)
         if reason is None:
@@ -165,14 +162,15 @@ class Escape:
             return
         optimizer.report.events.append({"event": "stall", "reason": reason})
         memory.update(attempt=0, reason=reason, paid={})
-        _book(memory, objective, before)
+        transaction.book(memory, objective, before)
         if answer == "stay":
-            optimizer.report.events.append({"event": "no_escape", "certified": True, "cost": _cost(memory, objective)})
-            self._rest(memory)
+            cost = transaction.cost(memory, objective)
+            optimizer.report.events.append({"event": "no_escape", "certified": True, "cost": cost})
+            transaction.rest(self, memory)
             return
         decay = objective.regularization()
         memory["level"] = [float(loss) + decay for loss in memory["losses"]]
-        self._jump(optimizer, objective, memory)
+        transaction.jump(self, optimizer, objective, memory)
 
     def busy(self, optimizer: Stepping) -> bool:
         """Whether a jump waits to be judged.
@@ -201,166 +199,6 @@ class Escape:
         memory = optimizer.state[STATE]  # type: ignore[attr-defined]
         if memory:
             memory.update(wait=0, pause=self.config.stall_window)
-
-    # -- the transaction -------------------------------------------------------------------------------------------
-
-    def _fresh(self) -> dict[str, Any]:
-        return {
-            "key": "",
-            "reason": "",
-            "settled": False,
-            "escapes": 0,
-            "vain": 0,
-            "random": torch.Generator().manual_seed(self.config.seed).get_state(),
-            **self._watch_again(),
-        }
-
-    @staticmethod
-    def _no_jump() -> dict[str, Any]:
-        """What is remembered of a jump, while there is none."""
-        return {
-            "snapshot": None,
-            "attempt": 0,
-            "steps": 0,
-            "left": 0,
-            "windows": 0,
-            "gains": [],
-            "running": [],
-            "entry": None,
-            "previous": None,
-            "level": [],
-            "lambda_min": None,
-            "paid": {},
-        }
-
-    def _jump(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        before = dict(objective.ledger.samples)
-        if memory["snapshot"] is None:
-            memory["snapshot"] = snapshots.take(optimizer, objective)
-        random = _generator(memory)
-        while True:
-            attempt = memory["attempt"]
-            proposal = self.propose(optimizer, objective, attempt, random)
-            if proposal.jump is not None and bool(proposal.jump.isfinite().all()):
-                break
-            _book(memory, objective, before)
-            before = dict(objective.ledger.samples)
-            details = {"attempt": attempt, "cost": _cost(memory, objective), **proposal.details}
-            optimizer.report.events.append({"event": "no_escape", **details})
-            memory["attempt"] = self.following(attempt)
-            if memory["attempt"] >= self.tries:
-                memory["random"] = random.get_state()
-                self._rest(memory)
-                return
-        memory["random"] = random.get_state()
-        # The first evaluation's numbers belong to the step; the new point starts its own.
-        objective.commit(memory["snapshot"]["position"] + proposal.jump)
-        _book(memory, objective, before)
-        memory.update(
-            phase="window", left=self.config.window, windows=1, steps=0, gains=[], running=[], entry=None,
-            previous=None, lambda_min=proposal.details.get("lambda_min"),
-        )  # fmt: skip
-        optimizer.moved(objective, "escape")
-        length = float(torch.linalg.vector_norm(proposal.jump))
-        cost = _cost(memory, objective)
-        details = {"attempt": memory["attempt"], "jump_norm": length, "cost": cost, **proposal.details}
-        optimizer.report.events.append({"event": "escape_jump", **details})
-
-    def _in_window(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any], same_batch: bool) -> None:
-        before = dict(objective.ledger.samples)
-        if not snapshots.fits(memory["snapshot"], objective):
-            # Parameters were frozen or thawed: there is nothing to compare with, or to go back to.
-            optimizer.report.events.append({"event": "escape_abandoned", "attempt": memory["attempt"]})
-            memory.update(self._watch_again())
-            return
-        memory["steps"] += 1
-        memory["left"] -= 1
-        if same_batch:
-            if memory["entry"] is None:
-                memory["entry"] = float(objective.start_loss) + objective.regularization()
-        else:
-            memory["running"].append(objective.start_loss)
-            if memory["left"] < self.config.probes:
-                # How much lower than the snapshot was the point from which the step just done started, on its batch?
-                running = float(objective.start_loss) + objective.regularization()
-                memory["gains"].append(objective.value(memory["snapshot"]["position"]) - running)
-        if memory["left"] > 0:
-            self._stir(optimizer, objective, memory)
-        _book(memory, objective, before)
-        if memory["left"] <= 0:
-            self._judge(optimizer, objective, memory)
-
-    def _stir(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        random = _generator(memory)
-        shift = self.stir(optimizer, objective, memory["attempt"], memory["steps"], random)
-        if shift is not None:
-            memory["random"] = random.get_state()
-            objective.commit(objective.position() + shift)
-            optimizer.moved(objective, "escape")
-
-    def _judge(self, optimizer: Stepping, objective: Objective, memory: dict[str, Any]) -> None:
-        before = dict(objective.ledger.samples)
-        windows = memory["windows"]
-        patience = min(MOST_WINDOWS, PATIENCE * 2 ** memory["vain"])
-        if memory["gains"]:
-            verdict = on_mini_batches(memory["gains"], memory["running"], memory["level"], memory["previous"], windows)
-            entry = None
-        else:
-            start = objective.value(memory["snapshot"]["position"])
-            entry = objective.value()
-            previous = start - (entry if memory["entry"] is None else memory["entry"])
-            floor = noise_floor(start, objective.eps)
-            # What made the stall was slow progress, so as little of it afterwards is no escape.
-            ordinary = self.config.stall_tolerance * abs(start) if memory["reason"] == "no_progress" else 0.0
-            verdict = on_same_data(start - entry, floor, previous, windows, patience, ordinary)
-        _book(memory, objective, before)
-        if verdict.decision == "prolonged":
-            memory.update(
-                windows=windows + 1,
-                left=self.config.window,
-                gains=[],
-                running=memory["running"] if verdict.lower else [],
-                entry=entry,
-                previous=verdict.gain,
-            )
-            return
-        details = {"attempt": memory["attempt"], "gain": verdict.gain, "steps": memory["steps"]}
-        if memory["lambda_min"] is not None:
-            details["lambda_min"] = memory["lambda_min"]
-        details["cost"] = _cost(memory, objective)
-        if verdict.decision == "escaped":
-            optimizer.report.events.append({"event": "escaped", **details})
-            memory.update(self._watch_again(), escapes=memory["escapes"] + 1, vain=0)
-            return
-        if verdict.decision == "kept":
-            optimizer.report.events.append({"event": "escape_kept", **details})
-            self._rest(memory)
-            return
-        snapshots.put_back(memory["snapshot"], optimizer, objective)
-        memory = optimizer.state[STATE]  # type: ignore[attr-defined]
-        optimizer.moved(objective, "restore")
-        optimizer.report.events.append({"event": "escape_undone", **details})
-        memory["attempt"] += 1
-        if memory["attempt"] >= self.tries:
-            memory["vain"] += 1
-            self._rest(memory)
-        else:
-            self._jump(optimizer, objective, memory)
-
-    def _watch_again(self) -> dict[str, Any]:
-        return {
-            "phase": "watch",
-            "losses": [],
-            "rejected": 0,
-            "wait": 0,
-            "pause": self.config.stall_window,
-            **self._no_jump(),
-        }
-
-    def _rest(self, memory: dict[str, Any]) -> None:
-        pause = memory["pause"]
-        settled = memory["reason"] == "small_gradient"
-        memory.update(self._watch_again(), wait=pause, pause=2 * pause, settled=settled)
 
 
 class Proposal:
@@ -407,20 +245,3 @@ def resolve_escape(escape: Any) -> Escape | None:
     if name == "none":
         return None
     return registry.get(name)(**options)
-
-
-def _book(memory: dict[str, Any], objective: Objective, before: Mapping[str, int]) -> None:
-    """Adds what was paid since `before` to what the escape has cost: whole numbers, which a resume does not round."""
-    for kind, samples in objective.ledger.samples.items():
-        memory["paid"][kind] = memory["paid"].get(kind, 0) + samples - before[kind]
-
-
-def _cost(memory: dict[str, Any], objective: Objective) -> float:
-    """What the escape has cost since the stall, in gradients of this batch's size."""
-    return sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.work
-
-
-def _generator(memory: dict[str, Any]) -> torch.Generator:
-    random = torch.Generator()
-    random.set_state(memory["random"].cpu())
-    return random

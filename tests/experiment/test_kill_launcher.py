@@ -34,7 +34,7 @@ TIMES = ("seconds", "phases", "started", "finished")
 
 PHASES = {
     "conjugate gradients": r"linalg/cg\.py",
-    "escape": r"escape/base\.py\", line \d+ in _(jump|judge|in_window|stir)",
+    "escape": r"escape/transaction\.py",
     "switch": r"hybrid/.*\.py",
     "checkpoint": r"experiment/checkpoint\.py\", line \d+ in save",
     "evaluation": r"experiment/evaluation\.py",
