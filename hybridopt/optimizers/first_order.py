@@ -9,8 +9,8 @@ import torch
 
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import FirstOrder, FusedConfig
+from hybridopt.optimizers.first_order_rules import Descent, HeavyBall, Moments
 from hybridopt.optimizers.hypergradient import Hypergradient
-from hybridopt.optimizers.rules import Descent, HeavyBall, Moments
 
 __all__ = [
     "SGD",

@@ -9,7 +9,7 @@ import torch
 
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import FirstOrder, FirstOrderConfig, FusedConfig
-from hybridopt.optimizers.rules import (
+from hybridopt.optimizers.first_order_rules import (
     LargestMoment,
     NesterovMoments,
     RectifiedMoments,

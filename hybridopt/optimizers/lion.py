@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hybridopt.core import option
 from hybridopt.optimizers.first_order_base import RateConfig, check_betas
+from hybridopt.optimizers.first_order_rules import SignOfMomentum
 from hybridopt.optimizers.multi_tensor import MultiTensor
-from hybridopt.optimizers.rules import SignOfMomentum
 
 
 @dataclass
