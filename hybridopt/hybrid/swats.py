@@ -105,6 +105,8 @@ class SWATS(Holder):
         self.note(member="adam")
         decay = {id(p): group["weight_decay"] for group in self.param_groups for p in group["params"]}
         moved = [(p, old) for p, old in zip(parameters, before, strict=True) if p.grad is not None]
+        if not moved:
+            return loss
         with torch.no_grad():
             steps = torch._foreach_sub([p for p, _ in moved], [old for _, old in moved])
             gradients = [p.grad.add(old, alpha=decay[id(p)]) if decay[id(p)] else p.grad for p, old in moved]

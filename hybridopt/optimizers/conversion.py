@@ -49,7 +49,9 @@ def follow(optimizer: Any, before: Mapping[int, Kind]) -> None:
     """Brings the state to the parameters' present dtypes and devices, where nothing is rounded by that.
 
     A state follows to any device, and to a dtype with more digits if all of it lies under parameters, as that of
-    first-order methods does. What else a method remembers (pairs, radii, a basis) was computed in the old dtype.
+    first-order methods does. What else a method remembers (pairs, radii, a basis) was computed in the old dtype. So
+    was what an optimizer from outside keeps under one parameter in another shape (`torch.optim.LBFGS`, under the first,
+    about all), where only some are converted.
 
     Args:
         optimizer: Any optimizer of the library.
@@ -67,14 +69,19 @@ def follow(optimizer: Any, before: Mapping[int, Kind]) -> None:
         if id(p) in before and before[id(p)] != (p.dtype, p.device)
     ]
     cast = [(p, was) for p, (was, _) in changed if p.dtype != was]
+    in_part = 0 < len(cast) < len(before)
+    shared_state = [state[key] for key in state if isinstance(key, str)]
+    if in_part and not optimizer.state_of_its_own:
+        shared_state += [_of_other_shape(state[key], key.shape) for key in state if isinstance(key, Tensor)]
     for parameter, was in cast:
         held = _any(state.get(parameter, {}), was)
-        shared = any(_any(state[key], was) for key in state if isinstance(key, str))
+        shared = any(_any(value, was) for value in shared_state)
         if shared or (held and torch.promote_types(was, parameter.dtype) != parameter.dtype):
             raise ConfigError(
-                f"The parameters were converted from {_name(was)} to {_name(parameter.dtype)} after the first steps of "
-                f"{type(optimizer).__name__}, and what it remembers cannot follow. Convert the model first and "
-                "make the optimizer then; to go on from here, make a new one."
+                f"{'Some of the' if in_part else 'The'} parameters were converted from {_name(was)} to "
+                f"{_name(parameter.dtype)} after {type(optimizer).__name__} was made, and what it remembers by now "
+                "cannot follow. Convert the model first and make the optimizer then; to go on from here, make a new "
+                "one."
             )
     for parameter, was in cast:
         for name, value in state.get(parameter, {}).items():
@@ -117,6 +124,10 @@ def _any(value: Any, dtype: torch.dtype) -> bool:
         return value.dtype == dtype
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     return any(not _is_counter(name, item) and _any(item, dtype) for name, item in items)
+
+
+def _of_other_shape(state: Mapping[str, Any], shape: torch.Size) -> dict[str, Any]:
+    return {name: x for name, x in state.items() if not (isinstance(x, Tensor) and (x.dim() == 0 or x.shape == shape))}
 
 
 def _is_counter(name: Any, value: Any) -> bool:

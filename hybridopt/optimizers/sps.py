@@ -76,6 +76,9 @@ class SPS(MultiTensor):
                 values += [norm**2 * (decay / 2) for norm in torch._foreach_norm(parameters)]
             squares += [norm**2 for norm in torch._foreach_norm(gradients)]
             steps.append((group, parameters, gradients))
+        if not steps:
+            self.can_descend(float(loss), 0.0)  # no parameter has a gradient
+            return
         value, square = torch.stack([total(values), total(squares).to(values[0].device)]).tolist()
         if not self.can_descend(value, math.sqrt(square)):
             return

@@ -43,7 +43,7 @@ class TorchStep(Stepping):
         if type(objective) is not Objective:
             self._check_objective(objective)
         parameters = self._trainable()
-        self._follow(parameters[0])
+        self._follow(parameters)
         self.report = Report()
         loss = self._descend(objective, parameters)
         # Fused kernels write behind autograd's back; operators built before must notice.

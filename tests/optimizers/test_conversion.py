@@ -63,7 +63,9 @@ def test_to_float64_after_some_steps(method: Method) -> None:
     problem = training()
     optimizer = method.create(problem.model.parameters())
     run(optimizer, problem, range(3), full=True)
-    if steps_or_sentence(optimizer, converted(problem, torch.float64), "from float32 to float64 after the first steps"):
+    if steps_or_sentence(
+        optimizer, converted(problem, torch.float64), "parameters were converted from float32 to float64 after"
+    ):
         problem.model.float()
         problem.model.double()  # the present dtype is what counts
         optimizer.step(converted(problem, torch.float64))
@@ -75,7 +77,7 @@ def test_which_states_follow() -> None:
         problem = training()
         optimizer = method.create(problem.model.parameters())
         run(optimizer, problem, range(4), full=True)
-        done = steps_or_sentence(optimizer, converted(problem, torch.float64), "first steps")
+        done = steps_or_sentence(optimizer, converted(problem, torch.float64), "what it remembers")
         assert done == (method.name in follow), method
 
 
@@ -100,6 +102,41 @@ def test_to_bfloat16_after_some_steps(method: Method) -> None:
     run(optimizer, problem, range(3), full=True)
     words = "needs parameters in float32 or float64" if method.name in FLOAT32[:-1] else "from float32 to bfloat16"
     steps_or_sentence(optimizer, converted(problem, torch.bfloat16), words)
+
+
+class Halves(nn.Module):
+    """Two layers that work in whatever dtype each of them is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.first(x.to(self.first.weight.dtype)))
+        outputs = self.last(hidden.to(self.last.weight.dtype))
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+@each(METHODS)
+def test_one_layer_is_converted(method: Method) -> None:
+    for dtype, words in ((torch.float64, "Some of the parameters"), (torch.bfloat16, "")):
+        for part in ("first", "last"):
+            problem = training(Halves)
+            optimizer = method.create(problem.model.parameters())
+            run(optimizer, problem, range(3), full=True)
+            getattr(problem.model, part).to(dtype)
+            steps_or_sentence(optimizer, problem.objective, words)
+
+
+def test_which_states_follow_one_layer() -> None:
+    follow = {"sgd", "adam", "adafactor", "soap", "kbfgs", "newton_cg", "swats", "torch:AdamW"}
+    for method in names(*follow, "lbfgs", "kfac", "torch:LBFGS"):
+        problem = training(Halves)
+        optimizer = method.create(problem.model.parameters())
+        run(optimizer, problem, range(3), full=True)
+        problem.model.last.double()
+        assert steps_or_sentence(optimizer, problem.objective, "what it remembers") == (method.name in follow), method
+    assert optimizer.param_groups[0]["params"][-1].dtype == torch.float64
 
 
 def test_a_group_that_was_added_follows_too() -> None:
