@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -279,3 +280,33 @@ def write_quickstart(root: Path, seeds: int = 1, tasks: Sequence[str] = tuple(TA
                     end = "failed"
                 write_run(root, task, method, seed, end=end)
     return root
+
+
+def write_replay(
+    run: Path, *, slower: float = 0.25, timing: str = "exclusive", end: str = "done", load: float = 0.0, **change: Any
+) -> Path:
+    """Writes the replay of a run, as `hybridopt rerun --timing` does, and returns its directory.
+
+    Args:
+        run: The run's directory.
+        slower: What its seconds are multiplied by.
+        timing: What its provenance says.
+        end: Its state.
+        load: Of the machine when it began.
+        **change: Values that the last evaluation has instead.
+    """
+    place = run / "timing"
+    place.mkdir()
+    (place / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["seconds"] *= slower
+    next(row for row in reversed(rows) if row["type"] == "evaluation").update(change)
+    (place / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = json.loads((run / "provenance.json").read_text())
+    place.joinpath("provenance.json").write_text(json.dumps({**facts, "timing": timing, "load": load, "host": "quiet"}))
+    status = json.loads((run / "status.json").read_text())
+    seconds = status["seconds"] * slower
+    status |= {"status": end, "seconds": seconds, "phases": phases_of(seconds), "finished": "2026-02-02T00:00:00"}
+    (place / "status.json").write_text(json.dumps(status))
+    return place

@@ -1,4 +1,4 @@
-"""The command line: ``hybridopt run|tune|status|report|export|list|doctor|paper|job``.
+"""The command line: ``hybridopt run|tune|status|rerun|report|export|list|doctor|paper|job``.
 
 This module imports neither torch nor Hydra, so that ``--help`` answers at once; each command imports what it needs.
 """
@@ -22,6 +22,7 @@ _COMMANDS = {
     "run": "train, or compare: takes Hydra overrides and every Hydra flag (hybridopt run --help)",
     "tune": "search hyper-parameters, the same budget for every optimizer",
     "status": "how the runs below a directory stand",
+    "rerun": "do runs again one at a time for their seconds (hybridopt rerun DIR --timing)",
     "report": "write report.html and report.md for the runs below a directory",
     "export": "weights or the program of a run, or all runs to wandb",
     "list": "names to choose from: optimizers, tasks, escapes, schedules, data policies, trackers, experiments",
@@ -73,18 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
-    if arguments and arguments[0] == "run":
-        from hybridopt.cli import run
-
-        return run.main(arguments[1:], debug=debug)
-    if arguments and arguments[0] == "tune":
-        from hybridopt.cli import tune
-
-        return tune.start(arguments[1:], debug=debug)
-    if arguments and arguments[0] == "paper":
-        from hybridopt.cli import paper
-
-        return paper.start(arguments[1:], debug=debug)
+    if arguments and arguments[0] in _THEIR_OWN:
+        command = importlib.import_module(f"hybridopt.cli.{arguments[0]}")
+        return int(getattr(command, _THEIR_OWN[arguments[0]])(arguments[1:], debug=debug))
     parser = argparse.ArgumentParser(
         prog="hybridopt",
         description="Second-order and hybrid optimizers for PyTorch: train, compare, report.",
@@ -114,6 +106,9 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         return 0
     return importlib.import_module(f"hybridopt.cli.{_MODULES[options.command]}").main(options, debug=debug)
 
+
+_THEIR_OWN = {"run": "main", "tune": "start", "rerun": "start", "paper": "start"}
+"""Commands that parse their arguments themselves, and their functions: argparse's commands want all in one row."""
 
 _MODULES = {
     "tune": "tune",

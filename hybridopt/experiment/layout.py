@@ -24,6 +24,9 @@ STATUS = "status.json"
 LOG = "run.log"
 ABANDONED = "history.abandoned.jsonl"
 
+TIMING = "timing"
+"""Folder in a run directory that holds the same run, done again for its seconds by `hybridopt rerun --timing`."""
+
 PAUSED = "paused at"
 """How the reason of an interrupted run begins that was told to stop at some cost, to go on another time."""
 

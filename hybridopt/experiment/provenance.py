@@ -26,8 +26,8 @@ def collect(*, device: str, threads: int, timing: str) -> dict[str, Any]:
 
     Returns:
         Plain data: versions, commit and dirty (of this package's source, None when it is not a checkout;
-        dirty is a hash of the differences or None), device, cpu, cores, host, platform, threads, timing,
-        started.
+        dirty is a hash of the differences or None), device, cpu, cores, host, platform, threads, timing, load
+        (mean number of waiting processes in the minute before, None where the system does not tell), started.
     """
     return {
         "started": utc_now(),
@@ -40,6 +40,7 @@ def collect(*, device: str, threads: int, timing: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": threads,
         "timing": timing,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

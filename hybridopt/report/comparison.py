@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hybridopt.report.ranking import RankingRow, targets_of, timing_of
+from hybridopt.report.ranking import RankingRow, targets_of, timed_alone, timing_of
 from hybridopt.report.text import number, plural
 from hybridopt.results import PairTest, Profile, Results, Run, common_problems, compare_pairs, pairwise_scores, profiles
 from hybridopt.results.paired import MIN_SEEDS, least_adjusted
@@ -122,8 +122,8 @@ def compare_methods(results: Results, rows: list[RankingRow], axis: str) -> Pair
         rows: Its ranking.
         axis: One of `AXES`.
     """
-    if axis == "seconds" and timing_of(results.runs) != "exclusive":
-        return None
+    if axis == "seconds":
+        rows = timed_alone(rows)
     targets = targets_of(results.runs)
     if not targets:
         return None

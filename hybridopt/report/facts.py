@@ -239,7 +239,11 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         if values:
             facts.append((title, ", ".join(values)))
     facts.append(("threads of a run", ", ".join(_distinct(str(one.get("threads", DASH)) for one in known))))
-    facts.append(("timing", ", ".join(_distinct(str(one.get("timing") or "unknown") for one in known))))
+    facts.append(("timing", ", ".join(_distinct(run.timing or "unknown" for run in results.runs if run.provenance))))
+    replays = [run.replay.provenance for run in results.runs if run.replay is not None]
+    if replays:
+        places = _distinct(f"{one.get('host', DASH)}, {one.get('cpu', DASH)}" for one in replays)
+        facts.append(("replayed for their seconds", f"{plural(len(replays), 'run')} on {'; '.join(places)}"))
     starts = sorted(str(one["started"])[:19].replace("T", " ") for one in known if one.get("started"))
     if starts:
         facts.append(("started (UTC)", starts[0] if starts[0] == starts[-1] else f"{starts[0]} to {starts[-1]}"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from hybridopt.report.chart import Guide, draw, style_class
 from hybridopt.report.curves import Line, line_of
-from hybridopt.report.ranking import RankingRow, direction, ranking_table, targets_of, timing_of
+from hybridopt.report.ranking import RankingRow, direction, ranking_table, targets_of, timed_alone, timing_of
 from hybridopt.report.text import metric
 from hybridopt.results import Results, Run
 
@@ -120,15 +120,24 @@ def figure(
     parts = [f"<figure><figcaption>{caption_of(key)} <span>{_direction_text(mode)}</span></figcaption>"]
     guides = guides_of(results.runs, key)
     settings = results.settings()
-    seconds = timing_of(results.runs)
     for axis, axis_title in AXIS_TITLES.items():
-        lines = task_lines(settings, rows, palette, axis, key, mode)
+        shown, title = rows, axis_title
+        if axis == "seconds":
+            shown, title = _seconds_rows(rows, timing_of(results.runs))
+        lines = task_lines(settings, shown, palette, axis, key, mode)
         curves.setdefault(name, {})[axis] = [_data(line) for line in lines if line.index is not None]
-        title = axis_title if axis != "seconds" or seconds == "exclusive" else f"seconds (timing: {seconds})"
         for scale_classes, x_log, y_log in _variants(log_scale(lines, mode)):
             parts.append(_variant(lines, guides, name, axis, title, scale_classes, x_log, y_log, key, mode))
     parts.append("</figure>")
     return "".join(parts)
+
+
+def _seconds_rows(rows: Sequence[RankingRow], timing: str) -> tuple[Sequence[RankingRow], str]:
+    """What is drawn against seconds and the axis's title: who had the machine alone, if anybody had."""
+    alone = timed_alone(rows)
+    if timing == "exclusive" or not alone:
+        return rows, "seconds" if timing == "exclusive" else f"seconds (timing: {timing})"
+    return alone, f"seconds (the {len(alone)} of {len(rows)} settings that had the machine alone)"
 
 
 def log_scale(lines: Sequence[Line], mode: str) -> bool:

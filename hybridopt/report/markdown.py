@@ -35,6 +35,7 @@ def render_markdown(results: Results) -> str:
         summary.subtitle_of(results),
     ]
     parts += [note for note in (summary.unfinished_of(results), summary.timing_note(results)) if note]
+    parts += summary.replay_notes(results)
     if results.problems:
         parts.append("Not read: " + "; ".join(results.problems))
     parts += _profiles(results)

@@ -18,7 +18,7 @@ from hybridopt.report.curves import Line
 from hybridopt.report.figures import Palette
 from hybridopt.report.looks import look
 from hybridopt.report.plots import Picture, need_matplotlib, plot
-from hybridopt.report.ranking import ranking_table, shown_metrics, timing_of
+from hybridopt.report.ranking import ranking_table, shown_metrics, timed_alone
 from hybridopt.report.sensitivity_section import rate_lines
 from hybridopt.results import Results
 
@@ -178,12 +178,12 @@ def _task_pictures(results: Results, task: str, palette: Palette) -> list[Pictur
     settings = results.settings()
     validation, mode, _ = shown_metrics(results.runs)
     drawn = [*figures.metrics_to_draw(results.runs, validation, mode), *figures.traces_to_draw(results.runs)]
-    axes = [axis for axis in figures.AXIS_TITLES if axis != "seconds" or timing_of(results.runs) == "exclusive"]
+    shown = {axis: timed_alone(rows) if axis == "seconds" else rows for axis in figures.AXIS_TITLES}
     found = []
     for key, way in drawn:
         guides = figures.guides_of(results.runs, key)
-        for axis in axes:
-            lines = figures.task_lines(settings, rows, palette, axis, key, way)
+        for axis, ranked in shown.items():
+            lines = figures.task_lines(settings, ranked, palette, axis, key, way)
             y_log = figures.log_scale(lines, way)
             ceiling, floor = figures.limits(lines, guides, way, y_log)
             name = _file_name(task, key.replace(".", "_"), axis)

@@ -232,6 +232,15 @@ def timing_of(runs: Iterable[Run]) -> str:
     return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "unknown")
 
 
+def timed_alone(rows: Iterable[RankingRow]) -> list[RankingRow]:
+    """Returns the settings whose runs all had their machine alone: those whose seconds can be compared.
+
+    Args:
+        rows: Any rows.
+    """
+    return [row for row in rows if row.timing == "exclusive"]
+
+
 def seconds_title(rows: Sequence[RankingRow]) -> str:
     """Returns the title of a column of seconds, with the kind of timing unless that is exclusive.
 

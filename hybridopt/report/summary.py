@@ -11,6 +11,9 @@ from hybridopt.report.ranking import targets_of, timing_of
 from hybridopt.report.text import DASH, count, number, plural
 from hybridopt.results import Results, Run
 
+BUSY = 0.75
+"""Waiting processes beside a replay's own from which on its machine was not idle."""
+
 UNIT = (
     "One gradient-equivalent is the cost of one gradient on the task's reference samples (its training set "
     "unless stated), so an epoch of SGD costs 1. Every method pays the same nominal prices: forward 1/3, "
@@ -77,6 +80,38 @@ def timing_note(results: Results) -> str | None:
         "among exclusive runs only.",
     }
     return reasons.get(kind, f"The runs' timing is {kind}: mind that when comparing seconds.")
+
+
+def replay_notes(results: Results) -> list[str]:
+    """Returns what is to be known about seconds of replays: whose they are, and which replays were not the same run.
+
+    Args:
+        results: All runs of the report.
+    """
+    notes = []
+    replayed = [run for run in results.runs if run.replay is not None]
+    used = [run for run in replayed if run.replay is not None and run.replay.difference is None]
+    if used:
+        text = f"The seconds of {plural(len(used), 'run')} are those of replays that had the machine alone "
+        text += "(hybridopt rerun --timing); each gave the same numbers as its run in all but time"
+        loose = [run.replay.rounding for run in used if run.replay is not None and run.replay.rounding]
+        if loose:
+            text += f", but for rounding in {plural(len(loose), 'run')}: losses to {max(loose):.1g}"
+        notes.append(f"{text}.")
+    busy = [load for run in used if run.replay is not None and (load := run.replay.others) > BUSY]
+    if busy:
+        notes.append(
+            f"{plural(len(busy), 'replay')} began while something else ran on the machine (load up to {max(busy):.1f} "
+            "beside it): mind that, or do them again with --again."
+        )
+    labels = results.labels()
+    for run in replayed:
+        if run.replay is not None and run.replay.difference is not None:
+            notes.append(
+                f"NOT THE SAME RUN: the replay of {labels[run.setting]} on {run.task}, seed {run.seed}, gave other "
+                f"numbers ({run.replay.difference}); its seconds are not used."
+            )
+    return notes
 
 
 def task_facts(runs: list[Run]) -> list[tuple[str, str]]:

@@ -12,7 +12,8 @@ from typing import Any
 from hybridopt.core.errors import ConfigError, suggest
 from hybridopt.experiment import jsonio
 from hybridopt.experiment.identity import IDENTITY, run_id
-from hybridopt.experiment.layout import HISTORY, section_name, task_label
+from hybridopt.experiment.layout import HISTORY, TIMING, section_name, task_label
+from hybridopt.results.replay import Replay, replay_of, timing_of_facts
 
 AXES = {
     "steps": "step",
@@ -93,6 +94,9 @@ class Curve:
 class Run:
     """One run as it lies on the disk.
 
+    Seconds of one that was done again by `hybridopt rerun --timing` are those of its replay, if that gave the same
+    numbers; all else is the run's own.
+
     Attributes:
         directory: The run directory.
         config: The resolved config; what could be told from the path if config.yaml is missing.
@@ -134,7 +138,7 @@ class Run:
     @property
     def timing(self) -> str | None:
         """What the seconds are worth: "exclusive", "shared" or "lanes"; None if unknown."""
-        return self.provenance.get("timing")
+        return timing_of_facts(self.provenance if self._timed is None else self._timed.provenance)
 
     @property
     def family(self) -> str | None:
@@ -169,8 +173,32 @@ class Run:
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows of the history, read at the first call."""
+        """All whole rows of the history, read at the first call; with the seconds of the replay if that counts."""
+        return self.recorded if self._timed is None else self._timed.timed_rows(self.recorded)
+
+    @functools.cached_property
+    def recorded(self) -> list[dict[str, Any]]:
+        """All whole rows of the history as they were recorded, read at the first call."""
         return jsonio.read_rows(self.directory / HISTORY)
+
+    @functools.cached_property
+    def replay(self) -> Replay | None:
+        """The same run, done again for its seconds; None if it was not, or that has not ended."""
+        if not (self.directory / TIMING).is_dir():
+            return None
+        on_cpu = str(self.config.get("device") or "cpu").startswith("cpu")
+        equal_bits = on_cpu and timing_of_facts(self.provenance) != "lanes"
+        return replay_of(self.directory, self.recorded, self.status, equal_bits=equal_bits)
+
+    @property
+    def _timed(self) -> Replay | None:
+        """The replay, if its seconds count."""
+        return None if self.replay is None or self.replay.difference is not None else self.replay
+
+    @functools.cached_property
+    def _ending(self) -> dict[str, Any]:
+        """The status, with the seconds of the replay if that counts."""
+        return self.status if self._timed is None else self._timed.timed_status(self.status, self.rows)
 
     @functools.cached_property
     def steps(self) -> list[dict[str, Any]]:
@@ -194,7 +222,7 @@ class Run:
         NaN where a run went on from a checkpoint that did not say; empty if the run has not ended, or did under a
         version that did not record them.
         """
-        found = self.status.get("phases")
+        found = self._ending.get("phases")
         if self.state in ("running", "killed") or not isinstance(found, Mapping):
             return {}
         return {str(name): float(value) for name, value in found.items() if _number(value)}
@@ -206,7 +234,7 @@ class Run:
             axis: One of `AXES`.
         """
         key = _key(axis)
-        stated = self.status.get({"step": "steps"}.get(key, key))
+        stated = self._ending.get({"step": "steps"}.get(key, key))
         stated = stated if _number(stated) else None
         if self.state == "done" and stated is not None:
             return stated
@@ -250,7 +278,7 @@ class Run:
             if not self.targets:
                 raise ConfigError(f"The task {self.task!r} states no target: give time_to_target one.")
             target = self.targets[0]
-        for known in self.status.get("targets") or []:
+        for known in self._ending.get("targets") or []:
             if known.get("metric") == target.metric and known.get("value") == target.value:
                 if known.get("reached") and _number(known.get(key)):
                     return TimeToTarget(True, float(known[key]), axis)

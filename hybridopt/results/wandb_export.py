@@ -77,7 +77,7 @@ def export_wandb(
         )  # "-1" and so on in the same second
         state = {"run_id": identity, "state": run.state, "content": _digest(run.directory)}
         if any(jsonio.read_json(copy / RECEIPT) == state for copy in copies):
-            yield Exported(run.directory, identity, False, len(run.rows))
+            yield Exported(run.directory, identity, False, len(run.recorded))
             continue
         own = run.config.get("tracker") or {}
         options = {key: item for key, item in own.items() if key != "name"} if own.get("name") == "wandb" else {}
@@ -86,7 +86,7 @@ def export_wandb(
         with jsonio.writing(where):
             where.mkdir(parents=True, exist_ok=True)
         path = tracker.open(where.resolve(), run.directory, run.config, identity)
-        for row in run.rows:
+        for row in run.recorded:
             tracker.log(row)
         tracker.finish({**run.status, "status": run.state})
         if path is not None:
@@ -94,7 +94,7 @@ def export_wandb(
         for old in copies:
             with jsonio.writing(old):
                 shutil.rmtree(old)
-        yield Exported(run.directory, identity, True, len(run.rows))
+        yield Exported(run.directory, identity, True, len(run.recorded))
 
 
 def _digest(directory: Path) -> str:
