@@ -124,7 +124,10 @@ class OuterProducts:
                 for part, tangent in zip(column, moved, strict=True)
                 if tangent is not None
             )
-            added = [part * torch.as_tensor(inner).reshape([-1] + [1] * (part.dim() - 1)) for part in column]
+            added = [
+                part * torch.as_tensor(inner, device=part.device).reshape([-1] + [1] * (part.dim() - 1))
+                for part in column
+            ]
             total = added if total is None else [old.add_(new) for old, new in zip(total, added, strict=True)]
         assert total is not None
         return [part.movedim(0, dimension) for part, dimension in zip(total, self._dimensions, strict=True)]

@@ -240,7 +240,7 @@ def _verify(made: Likelihood, loss: Tensor, outputs: list[Tensor], terms: list[T
             hint = " Log-probabilities are no natural parameters: let the model return logits and use cross_entropy."
         raise CombinationError(f"The loss has parts that stand for no likelihood. {_KNOWN}.{hint} {_INSTEAD}")
     generator = torch.Generator().manual_seed(0)
-    signs = [torch.randint(0, 2, z.shape, generator=generator).mul_(2).sub_(1).to(z) for z in outputs]
+    signs = [torch.randint(0, 2, z.shape, generator=generator, device="cpu").mul_(2).sub_(1).to(z) for z in outputs]
     curved = [(gradient, sign) for gradient, sign in zip(gradients, signs, strict=True) if gradient.requires_grad]
     products = torch.autograd.grad(
         [gradient for gradient, _ in curved],
@@ -351,12 +351,12 @@ def couples(point: Point) -> bool:
     """
     product = loss_hessian(point)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randint(0, 2, (point.objective.samples,), generator=generator).bool()
+    chosen = torch.randint(0, 2, (point.objective.samples,), generator=generator, device="cpu").bool()
     tangents, others = [], []
     for output in point.outputs:
         dimension = sample_dimension(output, point.objective.samples)
         shape = [-1 if at == dimension else 1 for at in range(output.dim())]
-        probe = torch.randint(0, 2, output.shape, generator=generator).mul_(2).sub_(1).to(output)
+        probe = torch.randint(0, 2, output.shape, generator=generator, device="cpu").mul_(2).sub_(1).to(output)
         mask = chosen.to(output.device).reshape(shape)
         tangents.append(probe * mask)
         others.append(~mask)

@@ -25,7 +25,7 @@ def stream(seed: int, purpose: str, number: int, samples: int) -> Tensor:
     """
     digest = hashlib.sha256(f"{purpose}:{seed}:{number}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.randperm(samples, generator=generator)
+    return torch.randperm(samples, generator=generator, device="cpu")
 
 
 class Batches:
@@ -94,7 +94,7 @@ class Batches:
         """
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**62)
-            order = torch.randperm(self.samples, generator=generator)
+            order = torch.randperm(self.samples, generator=generator, device="cpu")
             self._order = epoch, order.to(self._data.inputs.device)
         return self._order[1]
 

@@ -90,7 +90,7 @@ class Growing(DataPolicy):
         """
         samples = self.batches.samples
         if self.size >= samples:
-            whole = torch.arange(samples)
+            whole = torch.arange(samples, device="cpu")
             return objective.with_batch(*self.batches.take(whole), key="full")
         epoch, start = divmod(self.drawn, samples)
         index = self.batches.order(epoch)[start : start + self.size]

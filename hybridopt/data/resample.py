@@ -89,7 +89,7 @@ class Resample(One):
     def _choose(self, objective: Objective, number: int) -> Tensor:
         count, points = self._task.candidates, self._task.config.points
         generator = torch.Generator().manual_seed((self.batches.seed * 1_000_003 + number) % 2**62)
-        weights = torch.ones(count, dtype=torch.float64)
+        weights = torch.ones(count, dtype=torch.float64, device="cpu")
         if self.config.rule == "residual":
             residuals = self._task.candidate_residuals(objective.model).abs().double().cpu() ** self.config.power
             objective.ledger.pay("forward", count)
@@ -97,7 +97,8 @@ class Resample(One):
             if residuals.isfinite().all() and mean > 0:
                 weights = residuals / mean + self.config.floor
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis 2006).
-        keys = torch.rand(count, dtype=torch.float64, generator=generator).log() / weights.clamp_min(1e-300)
+        uniform = torch.rand(count, dtype=torch.float64, generator=generator, device="cpu")
+        keys = uniform.log() / weights.clamp_min(1e-300)
         return keys.topk(min(points, count)).indices
 
     def _adopt(self) -> None:

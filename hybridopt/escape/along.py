@@ -73,7 +73,7 @@ def normal(n: int, random: torch.Generator, space: ParameterSpace) -> Tensor:
         random: On the CPU.
         space: For device and dtype.
     """
-    return torch.randn(n, generator=random, dtype=torch.float64).to(space.device, space.dtype)
+    return torch.randn(n, generator=random, dtype=torch.float64, device="cpu").to(space.device, space.dtype)
 
 
 def on_sphere(space: ParameterSpace, radius: float, random: torch.Generator) -> Tensor:
@@ -84,5 +84,5 @@ def on_sphere(space: ParameterSpace, radius: float, random: torch.Generator) -> 
         radius: Of the sphere.
         random: On the CPU.
     """
-    direction = torch.randn(space.n, generator=random, dtype=torch.float64)
+    direction = torch.randn(space.n, generator=random, dtype=torch.float64, device="cpu")
     return (direction * (radius / torch.linalg.vector_norm(direction))).to(space.device, space.dtype)

@@ -62,7 +62,7 @@ class Perturbation(Escape):
         """
         radius = self._radius(optimizer, attempt)
         space = objective.space
-        share = float(torch.rand((), generator=random, dtype=torch.float64)) ** (1 / space.n)
+        share = float(torch.rand((), generator=random, dtype=torch.float64, device="cpu")) ** (1 / space.n)
         return Proposal(on_sphere(space, radius * share, random), radius=radius)
 
     def _radius(self, optimizer: Stepping | None, attempt: int) -> float:

@@ -47,7 +47,7 @@ def eigsh(
         chosen = _choose(values, k, which)
         return values[chosen].to(operator.dtype), vectors[:, chosen].to(operator.dtype)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    start = torch.randn(operator.n, generator=generator, dtype=torch.float64).numpy()
+    start = torch.randn(operator.n, generator=generator, dtype=torch.float64, device="cpu").numpy()
     tol = tol or (0.0 if operator.dtype == torch.float64 else 1e-5)
     if k == 1 and which == "BE":
         which = "LA"  # where the odd one is taken; ARPACK refuses this pair
@@ -81,10 +81,10 @@ def _arpack(
 def _choose(values: Tensor, k: int, which: str) -> Tensor:
     n = values.numel()
     if which == "LA":
-        return torch.arange(n - k, n)
+        return torch.arange(n - k, n, device="cpu")
     if which == "SA":
-        return torch.arange(k)
+        return torch.arange(k, device="cpu")
     if which == "BE":
-        return torch.cat([torch.arange(k // 2), torch.arange(n - (k - k // 2), n)])
+        return torch.cat([torch.arange(k // 2, device="cpu"), torch.arange(n - (k - k // 2), n, device="cpu")])
     order = values.abs().argsort(descending=which == "LM")
     return order[:k].sort().values

@@ -111,7 +111,7 @@ class Submatrix(SymmetricOperator):
 
     def __init__(self, operator: SymmetricOperator, index: slice | Tensor) -> None:
         if isinstance(index, slice):
-            index = torch.arange(operator.n)[index]
+            index = torch.arange(operator.n, device="cpu")[index]
         if index.dim() != 1 or index.dtype.is_floating_point or index.dtype == torch.bool or index.numel() == 0:
             raise ConfigError("A submatrix needs a slice, or integer positions of shape (m,), that choose something.")
         if int(index.min()) < 0 or int(index.max()) >= operator.n or len(index.unique()) != len(index):

@@ -31,7 +31,7 @@ def rademacher(operator: SymmetricOperator, count: int, generator: torch.Generat
     Returns:
         Shape (n, count), entries -1 and 1 with equal probability.
     """
-    bits = torch.randint(0, 2, (operator.n, count), generator=generator, dtype=torch.int8)
+    bits = torch.randint(0, 2, (operator.n, count), generator=generator, dtype=torch.int8, device="cpu")
     return (2 * bits - 1).to(operator.device, operator.dtype)
 
 
@@ -66,8 +66,8 @@ def diagonal(
         for start in range(0, operator.n, _BLOCK):
             index = torch.arange(start, min(start + _BLOCK, operator.n), device=operator.device)
             columns = torch.zeros(operator.n, len(index), dtype=operator.dtype, device=operator.device)
-            columns[index, torch.arange(len(index))] = 1
-            out[index] = (operator @ columns)[index, torch.arange(len(index))]
+            columns[index, index - start] = 1
+            out[index] = (operator @ columns)[index, index - start]
         return out
     _positive(samples)
     if method == "xdiag":
@@ -149,7 +149,7 @@ def spectral_density(
     spread = max(high - low, 1e-12 * max(abs(low), abs(high), 1.0))
     sigma = spread / 100
     if isinstance(points, int):
-        points = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
+        points = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64, device="cpu")
     points = points.double().cpu()
     scaled = (points[:, None] - node[None, :]) / sigma
     density = (torch.exp(-0.5 * scaled.square()) * weight).sum(dim=1) / (sigma * math.sqrt(2 * math.pi))

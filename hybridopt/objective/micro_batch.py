@@ -126,7 +126,7 @@ class MicroBatched(Objective):
         Args:
             parameters: With respect to what.
         """
-        loss, total = torch.zeros((), dtype=torch.float64), [None] * len(parameters)
+        loss, total = torch.zeros((), dtype=torch.float64, device="cpu"), [None] * len(parameters)
         for weight, piece in self.pieces:
             part, gradients = piece.loss_and_gradients(parameters)
             loss = loss.to(part.device) + weight * part.double()

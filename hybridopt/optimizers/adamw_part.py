@@ -34,7 +34,7 @@ def adamw(
     for parameter in parameters:
         own = state[parameter]
         if "exp_avg" not in own:
-            own["step"] = torch.zeros(())
+            own["step"] = torch.zeros((), device="cpu")
             own["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             own["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     _torch_adamw(

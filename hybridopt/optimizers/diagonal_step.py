@@ -76,9 +76,9 @@ class DiagonalStep(DirectStep):
         space, hessian, total = point.space, point.hessian(), 0.0
         for _ in range(self.config.samples):
             if self.config.probes == "rademacher":
-                probe = 2 * torch.randint(0, 2, (space.n,), generator=generator, dtype=torch.int8) - 1
+                probe = 2 * torch.randint(0, 2, (space.n,), generator=generator, dtype=torch.int8, device="cpu") - 1
             else:
-                probe = torch.randn(space.n, generator=generator)
+                probe = torch.randn(space.n, generator=generator, device="cpu")
             probe = probe.to(space.device, space.dtype)
             total = total + probe * (hessian @ probe)
         self.memory["random"] = generator.get_state()

@@ -33,7 +33,7 @@ class PairMemory:
             state.update(
                 steps=long_rows.zeros(capacity, n, dtype=dtype, device=device),
                 changes=long_rows.zeros(capacity, n, dtype=dtype, device=device),
-                overlaps=torch.zeros(capacity, capacity, dtype=torch.float64),
+                overlaps=torch.zeros(capacity, capacity, dtype=torch.float64, device="cpu"),
                 products=[0.0] * capacity,
                 follows=False,
                 complete=True,
@@ -155,7 +155,7 @@ class PairMemory:
         state["follows"] = True
         order = self._order()
         triangle = state["overlaps"][order][:, order].triu()
-        curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64)
+        curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64, device="cpu")
         shares = torch.linalg.solve_triangular(triangle, sign * products[order, None], upper=True)[:, 0]
         q = long_rows.combine(changes, self._rows(-shares, order, vector), vector, beta=sign, out=out)
         bends = long_rows.inner(changes, q)[order]
@@ -195,7 +195,7 @@ class PairMemory:
         if products is None:
             column = long_rows.inner(state["steps"][:count], y)
         else:
-            column = products - torch.tensor(state["products"][:count], dtype=torch.float64)
+            column = products - torch.tensor(state["products"][:count], dtype=torch.float64, device="cpu")
         state["overlaps"][:count, newest] = column
         state["overlaps"][newest, newest] = state["curvatures"][newest]
         state["complete"] = True

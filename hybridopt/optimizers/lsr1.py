@@ -76,8 +76,8 @@ class LSR1(TrustSR1):
         inside = matrix.basis.t() @ gradient
         rest = gradient - matrix.basis @ inside
         length = float(torch.linalg.vector_norm(rest))
-        values = torch.cat([matrix.values, torch.tensor([matrix.sigma], dtype=torch.float64)])
-        reduced = torch.cat([inside.double().cpu(), torch.tensor([length], dtype=torch.float64)])
+        values = torch.cat([matrix.values, torch.tensor([matrix.sigma], dtype=torch.float64, device="cpu")])
+        reduced = torch.cat([inside.double().cpu(), torch.tensor([length], dtype=torch.float64, device="cpu")])
         solution = minimize_diagonal(values, reduced, radius)
         step = matrix.basis @ solution.step[:-1].to(gradient)
         if length > 0:

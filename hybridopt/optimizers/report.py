@@ -100,7 +100,7 @@ def norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
         order: 2 or `math.inf`.
     """
     if not tensors:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     norms = torch.stack(
         [part.float() if part.dtype.itemsize < 4 else part for part in torch._foreach_norm(tensors, order)]
     )
