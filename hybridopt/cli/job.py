@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from hybridopt.cli import console
 from hybridopt.core.errors import ConfigError
@@ -47,36 +48,30 @@ def main(options: argparse.Namespace, *, debug: bool) -> int:
     from hybridopt.experiment.ending import HELD
     from hybridopt.experiment.interrupt import StopSignal
     from hybridopt.experiment.lock import LockedError
+    from hybridopt.experiment.startup import process_began
 
     gone = StopSignal()()
     if gone is not None:  # since this process was started: whoever starts the sweep again starts the run again
         console.error(f"The run is not begun: {gone}.")
         return 130
+    how = {"device": options.device, "pinned": pinned, "pause_at": options.pause_at, "began": process_began()}
     try:
-        return _lanes(options, pinned) if options.lanes else _one(options, pinned)
+        return _lanes(options, how) if options.lanes else _one(options, how)
     except LockedError as error:
         console.error(str(error))
         return HELD
 
 
-def _one(options: argparse.Namespace, pinned: list[int] | None) -> int:
+def _one(options: argparse.Namespace, how: dict[str, Any]) -> int:
     """Does one run."""
     from hybridopt.core.errors import StoreError
     from hybridopt.experiment.ending import UNWRITTEN
     from hybridopt.experiment.job import run_job
     from hybridopt.experiment.jsonio import out_of_space
-    from hybridopt.experiment.startup import process_began
 
     directory = options.directory[0]
     try:
-        status = run_job(
-            directory,
-            device=options.device,
-            timing=options.timing,
-            pinned=pinned,
-            pause_at=options.pause_at,
-            began=process_began(),
-        )
+        status = run_job(directory, timing=options.timing, **how)
     except StoreError as error:
         if not out_of_space(error):
             raise
@@ -90,20 +85,12 @@ def _one(options: argparse.Namespace, pinned: list[int] | None) -> int:
     return 0
 
 
-def _lanes(options: argparse.Namespace, pinned: list[int] | None) -> int:
+def _lanes(options: argparse.Namespace, how: dict[str, Any]) -> int:
     """Does several runs as lanes."""
     from hybridopt.experiment.lanes_job import DECLINED, run_lanes
-    from hybridopt.experiment.startup import process_began
 
-    statuses = run_lanes(
-        [Path(directory) for directory in options.directory],
-        options.lanes,
-        verdict=options.verdict,
-        device=options.device,
-        pinned=pinned,
-        pause_at=options.pause_at,
-        began=process_began(),
-    )
+    directories = [Path(directory) for directory in options.directory]
+    statuses = run_lanes(directories, options.lanes, verdict=options.verdict, **how)
     if statuses is None:
         return DECLINED
     endings = {status["status"] for status in statuses.values()}

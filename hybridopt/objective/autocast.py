@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -28,29 +28,29 @@ def regions() -> Regions:
     return tuple((kind, torch.get_autocast_dtype(kind)) for kind in _KINDS if torch.is_autocast_enabled(kind))
 
 
-@contextmanager
-def entered(wanted: Regions) -> Iterator[None]:
-    """Context with autocast on, without its cache of cast weights.
+def entered(wanted: Regions) -> AbstractContextManager[None]:
+    """Returns a context with autocast on, without its cache of cast weights.
 
     Args:
         wanted: As `regions` returned it.
     """
+    return _switched(wanted, True)
+
+
+def left(wanted: Regions) -> AbstractContextManager[None]:
+    """Returns a context with autocast off.
+
+    Args:
+        wanted: As `regions` returned it.
+    """
+    return _switched(wanted, False)
+
+
+@contextmanager
+def _switched(wanted: Regions, on: bool) -> Iterator[None]:
     with ExitStack() as stack:
         for kind, dtype in wanted:
-            stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
-        yield
-
-
-@contextmanager
-def left(wanted: Regions) -> Iterator[None]:
-    """Context with autocast off.
-
-    Args:
-        wanted: As `regions` returned it.
-    """
-    with ExitStack() as stack:
-        for kind, _ in wanted:
-            stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.autocast(kind, dtype, on, cache_enabled=False if on else None))
         yield
 
 
