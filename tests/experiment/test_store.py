@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from hybridopt.core.errors import ConfigError, StoreError
+from hybridopt.core.errors import StoreError
 from hybridopt.experiment import jsonio, provenance
 from hybridopt.experiment.identity import run_id
-from hybridopt.experiment.layout import read_config, write_config
-from hybridopt.experiment.lock import lock_holder
+from hybridopt.experiment.layout import write_config
 from hybridopt.experiment.store import RunStore
-
-CONFIG = {
-    "task": {"name": "digits_cnn", "batch_size": 64},
-    "optimizer": {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999]},
-    "escape": {"name": "none"},
-    "schedule": {"name": "none"},
-    "budget": {"epochs": 5.0, "steps": None, "gradient_equivalents": None, "seconds": None},
-    "tracker": {"name": "wandb"},
-    "seed": 0,
-    "device": "cpu",
-    "dtype": "float32",
-    "threads": 1,
-}
+from tests.experiment.stored import CONFIG
 
 
 def row(step: int, **more: object) -> dict[str, object]:
@@ -344,133 +328,6 @@ def run_python(program: str, **options: object) -> subprocess.CompletedProcess[s
         timeout=60,
         **options,
     )
-
-
-class TestLock:
-    HOLD = """
-        import sys, time
-        from hybridopt.experiment.lock import RunLock
-        lock = RunLock(sys.argv[1])
-        print("held", flush=True)
-        time.sleep(60)
-    """
-
-    def test_second_process_is_refused_and_a_kill_frees_the_run(self, run_dir: Path) -> None:
-        write_config(run_dir, CONFIG)
-        holder = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(self.HOLD), str(run_dir)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            known = lock_holder(run_dir)
-            assert known is not None
-            assert known.pid == holder.pid
-            with pytest.raises(StoreError, match=rf"process {holder.pid} on {known.host}"):
-                RunStore(run_dir)
-            holder.send_signal(signal.SIGKILL)
-        finally:
-            holder.kill()
-            holder.wait()
-        assert lock_holder(run_dir) is None
-        with RunStore(run_dir) as store:
-            assert store.resume() is None
-            assert lock_holder(run_dir).pid == os.getpid()  # type: ignore[union-attr]
-
-    def test_two_stores_in_one_process(self, run_dir: Path) -> None:
-        with RunStore(run_dir, CONFIG), pytest.raises(StoreError, match=str(os.getpid())):
-            RunStore(run_dir)
-        RunStore(run_dir).close()
-
-    def test_looking_does_not_disturb_a_start(self, run_dir: Path) -> None:
-        RunStore(run_dir, CONFIG).close()
-        descriptor = os.open(run_dir / ".lock", os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # what lock_holder holds for a moment
-        threading.Timer(0.1, os.close, [descriptor]).start()
-        RunStore(run_dir).close()
-
-    def test_nobody_holds_what_is_not_there(self, tmp_path: Path) -> None:
-        assert lock_holder(tmp_path / "nothing") is None
-
-    def test_a_failed_open_frees_the_run(self, run_dir: Path) -> None:
-        run_dir.mkdir(parents=True)
-        with pytest.raises(StoreError, match=r"config\.yaml"):
-            RunStore(run_dir)
-        RunStore(run_dir, CONFIG).close()
-
-
-class TestIdentity:
-    def test_stays_what_it_was(self) -> None:
-        # Another value here means that every stored sweep would be run again: raise FORMAT if that is meant.
-        assert run_id(CONFIG) == "f0f5be9827d18f58"
-
-    @pytest.mark.parametrize(
-        "same",
-        [
-            {"optimizer": {"betas": (0.9, 0.999), "lr": 0.001, "name": "adam"}},
-            {"budget": {"epochs": 5}},
-            {"seed": 0.0},
-            {"tracker": {"name": "none"}, "out": "elsewhere", "launcher": {"slots": 4}, "experiment": "x"},
-            {"device": "cpu:0"},
-            {"optimizer": {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "added_later": None}},
-        ],
-        ids=["order", "int", "float", "outside", "index", "none"],
-    )
-    def test_does_not_depend_on(self, same: dict[str, object]) -> None:
-        assert run_id({**CONFIG, **same}) == run_id(CONFIG)
-
-    @pytest.mark.parametrize(
-        "other",
-        [
-            {"seed": 1},
-            {"optimizer": {"name": "adam", "lr": 2e-3, "betas": [0.9, 0.999]}},
-            {"optimizer": {"name": "adam", "lr": "0.001", "betas": [0.9, 0.999]}},
-            {"optimizer": {"name": "adam", "lr": 1e-3, "betas": [0.999, 0.9]}},
-            {"escape": {"name": "perturbation"}},
-            {"schedule": {"name": "cosine"}},
-            {"budget": {"epochs": 6}},
-            {"dtype": "float64"},
-            {"device": "cuda"},
-            {"threads": 2},
-            {"seed": True},
-        ],
-        ids=str,
-    )
-    def test_depends_on(self, other: dict[str, object]) -> None:
-        assert run_id({**CONFIG, **other}) != run_id(CONFIG)
-
-    def test_which_gpu_makes_no_difference(self) -> None:
-        assert run_id({**CONFIG, "device": "cuda:1"}) == run_id({**CONFIG, "device": "cuda"})
-
-    def test_unresolved_device_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="auto"):
-            run_id({**CONFIG, "device": "auto"})
-
-    def test_without_the_seed_seeds_agree(self) -> None:
-        first, second = (run_id({**CONFIG, "seed": seed}, without=("seed",)) for seed in (0, 1))
-        assert first == second
-
-    def test_survives_the_config_file(self, run_dir: Path) -> None:
-        write_config(run_dir, {**CONFIG, "optimizer": {"name": "adam", "lr": 1e-5, "tag": "1e-5"}})
-        config = read_config(run_dir)
-        assert config["optimizer"] == {"name": "adam", "lr": 1e-5, "tag": "1e-5"}
-
-    def test_exponents_without_a_dot_are_numbers(self, run_dir: Path) -> None:
-        run_dir.mkdir(parents=True)
-        (run_dir / "config.yaml").write_text("optimizer: {name: adam, lr: 1e-05}\n")
-        assert read_config(run_dir)["optimizer"]["lr"] == 1e-5
-
-    def test_directory_of_another_run_is_refused(self, run_dir: Path) -> None:
-        RunStore(run_dir, CONFIG).close()
-        with pytest.raises(StoreError, match="another run"):
-            RunStore(run_dir, {**CONFIG, "seed": 1})
-
-    def test_what_is_no_part_of_the_identity_may_change(self, run_dir: Path) -> None:
-        RunStore(run_dir, CONFIG).close()
-        RunStore(run_dir, {**CONFIG, "tracker": {"name": "none"}}).close()
-        assert read_config(run_dir)["tracker"] == {"name": "none"}
 
 
 class TestStatusAndProvenance:
