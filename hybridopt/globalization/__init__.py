@@ -12,7 +12,8 @@ from hybridopt.globalization.cubic import AdaptiveCubic
 from hybridopt.globalization.curvilinear import curvilinear
 from hybridopt.globalization.damping import LevenbergMarquardt
 from hybridopt.globalization.hager_zhang import first_step, hager_zhang, next_step
-from hybridopt.globalization.noise import noise_floor
+from hybridopt.globalization.limits import limits
+from hybridopt.globalization.noise import noise_floor, seen_length
 from hybridopt.globalization.nonmonotone import NonmonotoneReference, nonmonotone
 from hybridopt.globalization.polyak import polyak_rate
 from hybridopt.globalization.search import LineSearchResult, LineSearchStatus
@@ -33,9 +34,11 @@ __all__ = [
     "curvilinear",
     "first_step",
     "hager_zhang",
+    "limits",
     "next_step",
     "noise_floor",
     "nonmonotone",
     "polyak_rate",
+    "seen_length",
     "strong_wolfe",
 ]

@@ -26,3 +26,19 @@ def noise_floor(value: float, eps: float, factor: float = 10.0) -> float:
         2e-06
     """
     return factor * eps * abs(value) if math.isfinite(value) else 0.0
+
+
+def seen_length(curvature: float, noise: float) -> float:
+    """Returns how far a step along negative curvature has to go from a stationary point to be seen in the values.
+
+    There a quadratic model falls by twice the noise. Shorter steps say nothing, whatever the units of the parameters.
+
+    Args:
+        curvature: Along a unit vector, < 0.
+        noise: Noise floor of the function, see `noise_floor`.
+
+    Example:
+        >>> seen_length(-1.0, 1e-12)
+        2e-06
+    """
+    return math.sqrt(4.0 * noise / -curvature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybridopt.core import option
-from hybridopt.globalization import AdaptiveCubic
+from hybridopt.globalization import AdaptiveCubic, limits
 from hybridopt.linalg import cubic_minimize
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
 
@@ -59,7 +59,9 @@ class CubicNewton(KrylovModelMethod):
 
     def rule(self) -> AdaptiveCubic:
         """Returns the rule for sigma."""
-        return AdaptiveCubic(eta1=self.config.eta1, eta2=self.config.eta2)
+        config = self.config
+        least, most = limits(config.sigma, 1e-16, 1e30)
+        return AdaptiveCubic(eta1=config.eta1, eta2=config.eta2, min_sigma=least, max_sigma=most)
 
     def next_weight(self, rule: AdaptiveCubic, trial: Trial) -> float:
         """Returns the next sigma.

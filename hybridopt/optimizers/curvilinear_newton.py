@@ -53,12 +53,15 @@ class CurvilinearNewton(Optimizer):
     d is the lowest eigenvector, if its eigenvalue is negative, signed so that it does not ascend. More and Sorensen
     take both from an indefinite factorization, which needs the matrix.
 
-    ``search="curvilinear"``: ``x + t^2 s + t d``, d of length sqrt(-eigenvalue); see `curvilinear`. ``search="choice"``
-    (the dynamic method of Curtis and Robinson, section 2.2): the steps ``alpha s`` and ``beta d`` that are best for
-    upper bounds of the function with constants L along s and sigma (of the third derivative) along d; that with the
-    larger guaranteed decrease is tried; where it falls short, its constant is raised. Here L starts at the curvature
-    along s, which is known, instead of the last estimate, so that alpha is 1 near a solution; sigma is remembered and
-    halved after a success; and a tenth of the guaranteed decrease suffices, as rounding would refuse exact equality.
+    ``search="curvilinear"``: ``x + t^2 s + t d``, d of length sqrt(-eigenvalue); see `curvilinear`. That is no length
+    of a parameter: it suits units in which they move by about one; where they move by 1e-4 or 1e6 the search fails.
+
+    ``search="choice"`` (the dynamic method of Curtis and Robinson, section 2.2): the steps ``alpha s`` and ``beta d``
+    that are best for upper bounds of the function with constants L along s and sigma (of the third derivative) along d;
+    that with the larger guaranteed decrease is tried; where it falls short, its constant is raised. Here L starts at
+    the curvature along s, which is known, instead of the last estimate, so that alpha is 1 near a solution; sigma is
+    remembered and halved after a success; and a tenth of the guaranteed decrease suffices, as rounding would refuse
+    exact equality.
 
     It leaves strict saddles without an escape.
 

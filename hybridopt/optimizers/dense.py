@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import CombinationError, option
+from hybridopt.globalization import noise_floor, seen_length
 from hybridopt.objective import Objective, Point
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.newton_options import CURVATURES, curvature_at
@@ -96,7 +97,8 @@ def descend_curvature(
 ) -> None:
     """Moves along a direction of negative curvature from a point without a gradient, and notes what happened.
 
-    Both senses are tried, as the sign means nothing. A length t is taken when the function falls by c1 times what
+    Both senses are tried, as the sign means nothing, first at length 1, or at what can be seen where that is longer. A
+    length t is taken when the function falls by c1 times what
     the quadratic model promises, t^2 |curvature| / 2 (McCormick 1977), shortened until it does, and doubled while
     the function falls on: the model has no minimum to say how long a step should be.
 
@@ -117,14 +119,14 @@ def descend_curvature(
         trials = [(objective.value(origin.add(vector, alpha=t)), t) for t in (length, -length)]
         return min(((v, t) for v, t in trials if math.isfinite(v)), default=(math.inf, length))
 
-    length = 1.0
+    length = first = max(1.0, seen_length(curvature, noise_floor(value, objective.eps)))
     for _ in range(40):
         trial, signed = lower_end(length)
         if trial <= value + 0.5 * c1 * length * length * curvature and trial < value:
             best, chosen = trial, signed
             break
         length *= 0.5
-    for _ in range(20 if chosen and abs(chosen) == 1.0 else 0):
+    for _ in range(20 if abs(chosen) == first else 0):
         trial = objective.value(origin.add(vector, alpha=2 * chosen))
         evaluations += 1
         if not (math.isfinite(trial) and trial < best):

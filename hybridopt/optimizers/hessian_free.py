@@ -9,7 +9,7 @@ import torch
 
 from hybridopt.core import CombinationError, option
 from hybridopt.curvature.structural import StructurallyDamped
-from hybridopt.globalization import LevenbergMarquardt
+from hybridopt.globalization import LevenbergMarquardt, limits
 from hybridopt.linalg import cg
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
@@ -147,7 +147,8 @@ class HessianFree(Optimizer):
             max_evaluations=config.max_evaluations,
             interpolate=False,
         )
-        memory["damping"] = LevenbergMarquardt().update(damping, ratio)
+        least, most = limits(config.damping, 1e-12, 1e12)
+        memory["damping"] = LevenbergMarquardt(min_damping=least, max_damping=most).update(damping, ratio)
         self.note(
             inner_iterations=result.iterations,
             status=str(result.status),

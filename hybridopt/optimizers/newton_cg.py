@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hybridopt.core import option
-from hybridopt.globalization import LevenbergMarquardt
+from hybridopt.globalization import LevenbergMarquardt, limits
 from hybridopt.linalg import cg
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
@@ -121,7 +121,9 @@ class NewtonCG(Optimizer):
             # At negative curvature the step was not the model's, so it says nothing about the model.
             ratio = _ratio(search.step, value - search.value, dot(gradient, direction), result.model_decrease)
             ratio = -math.inf if start else ratio
-            memory["damping"] = LevenbergMarquardt().update(damping, ratio)
+            least, most = limits(config.damping / 1e-3, 1e-12, 1e12)
+            rule = LevenbergMarquardt(min_damping=least, max_damping=most)
+            memory["damping"] = rule.update(damping, ratio)
             self.note(ratio=ratio, damping=memory["damping"])
 
     def moved(self, objective: Objective, reason: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from hybridopt.core import option
 from hybridopt.escape.base import default_gtol
-from hybridopt.globalization import LevenbergMarquardt, noise_floor
+from hybridopt.globalization import LevenbergMarquardt, noise_floor, seen_length
 from hybridopt.linalg import LanczosResult, lanczos
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
@@ -128,11 +128,12 @@ class SaddleFreeNewton(Optimizer):
             return
         origin = objective.position()
         chosen, best, evaluations = 0.0, value, 0
+        first = max(1e-2, seen_length(float(values[0]), noise_floor(value, objective.eps)))
         # Longer while the function falls; shorter, if it did not fall at the first length, until it does.
         for powers in (range(12), range(-1, -24, -1)):
             for power in powers:
                 pair = {}
-                for step in (1e-2 * 2.0**power, -1e-2 * 2.0**power):
+                for step in (first * 2.0**power, -first * 2.0**power):
                     trial = objective.value(origin.add(vector, alpha=step))
                     pair[step] = trial if math.isfinite(trial) else math.inf
                 evaluations += 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion, check_radius, noise_floor
+from hybridopt.globalization import TrustRegion, check_radius, limits, noise_floor
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.line_search_step import dot
@@ -112,7 +112,8 @@ class TrustSR1(Optimizer):
             objective: Bound to the parameters.
         """
         config, memory = self.config, self.memory
-        region = TrustRegion(eta1=config.eta, eta_shrink=0.1, shrink=0.5, max_radius=config.max_radius)
+        least, most = limits(config.radius, 1e-12, config.max_radius)[0], config.max_radius
+        region = TrustRegion(eta1=config.eta, eta_shrink=0.1, shrink=0.5, min_radius=least, max_radius=most)
         origin = objective.position()
         value, gradient = self._begin(objective, origin)
         length = float(torch.linalg.vector_norm(gradient))

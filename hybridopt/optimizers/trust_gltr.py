@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion, check_radius
+from hybridopt.globalization import TrustRegion, check_radius, limits
 from hybridopt.linalg import gltr
 from hybridopt.optimizers.krylov_model import KrylovModelConfig, KrylovModelMethod, Trial
 from hybridopt.optimizers.trust_newton_cg import SHRINK
@@ -64,7 +64,8 @@ class TrustGLTR(KrylovModelMethod):
         """Returns the trust region's rule."""
         config = self.config
         shrink = config.shrink or SHRINK
-        return TrustRegion(eta1=config.eta, shrink=shrink, min_radius=1e-16, max_radius=config.max_radius)
+        least, _ = limits(config.radius, 1e-16, config.max_radius)
+        return TrustRegion(eta1=config.eta, shrink=shrink, min_radius=least, max_radius=config.max_radius)
 
     def next_weight(self, rule: TrustRegion, trial: Trial) -> float:
         """Returns the next radius.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.core import option
-from hybridopt.globalization import TrustRegion, check_radius, noise_floor
+from hybridopt.globalization import TrustRegion, check_radius, limits, noise_floor
 from hybridopt.linalg import steihaug
 from hybridopt.linalg.operator import SymmetricOperator
 from hybridopt.objective import Objective
@@ -87,7 +87,10 @@ class TrustNewtonCG(Optimizer):
         """
         config, memory = self.config, self.memory
         radius = memory.setdefault("radius", config.radius)
-        region = TrustRegion(eta1=config.eta, shrink=config.shrink or SHRINK, max_radius=config.max_radius)
+        least, _ = limits(config.radius, 1e-12, config.max_radius)
+        region = TrustRegion(
+            eta1=config.eta, shrink=config.shrink or SHRINK, min_radius=least, max_radius=config.max_radius
+        )
         with objective.at() as point:
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))

@@ -62,7 +62,7 @@ def scaled(name: str, factor: int) -> tuple[Any, Tensor]:
 
 
 class Theirs:
-    """What SciPy does: points visited, and of each step the radius, the length, the ratio and how far rounding blurs that."""
+    """What SciPy does: points visited, and each step's radius, length, ratio and how far rounding blurs that."""
 
     def __init__(self, formula: Any, start: Tensor, subproblem: type, radius: float = 1.0, most: int = 100) -> None:
         self.radii: list[float] = []
