@@ -22,15 +22,20 @@ examples:
   hybridopt tune task=digits_cnn optimizer=adam,lbfgs,newton_cg
   hybridopt tune task=digits_cnn optimizer=adam sampler=halving trials=16 budget.gradient_equivalents=20
   hybridopt tune task=digits_cnn optimizer=adam,momentum --space optimizer.lr=log:1e-4:1 --only optimizer.lr
+  hybridopt tune task=nonconvex_logistic optimizer=sgd escape=perturbation --only optimizer.lr,escape.radius
   hybridopt run --config-dir outputs/tune/conf experiment=final
 
 settings (KEY=VALUE), beside every config key of hybridopt run:
   sampler=sobol|random|grid|halving|optuna  trials=8  most_trials=32  spend=COST  objective=auto|target|loss
   sampler_seed=0  defaults=true  final_seeds=10  eta=3  rungs=2  at_once=2
 
-An option that is set (optimizer.lr=0.1) is not searched. Every optimizer may spend what the dearest spends on its
-first TRIALS trials, or SPEND gradient-equivalents where that is set, however few trials that pays for. Trials are
-ordinary runs below OUT/trials; the same command goes on where it was stopped.
+Searched is what the options of the optimizer, the escape, the schedule and the data policy declare (search=...), and
+the batch size; an option that is set (escape.radius=0.1) or left out (--space escape.radius=off) is not. Other parts
+belong to the problem: name what you want searched (--space initialization.gain=log:0.1:10).
+Every optimizer may spend what the dearest spends on its first TRIALS trials, escapes and all, or SPEND
+gradient-equivalents where that is set, however few trials that pays for. Trials are ordinary runs below OUT/trials; the
+same command goes on where it was stopped. What was found with an escape, a schedule or a data policy is for runs with
+the very same.
 """
 
 
@@ -143,7 +148,7 @@ def _studies(
     from hybridopt.tuning.study import Study
 
     studies = []
-    fixed = [_key(text) for text in shared]
+    fixed = [key for text in shared if "." in (key := _key(text)) or key == "seed"]  # escape=NAME fixes no option
     for optimizer in optimizers:
         values = compose([f"task={task}", f"optimizer={optimizer}", *shared], config_dir)
         if "seed" not in fixed:
@@ -246,7 +251,9 @@ def _swept(overrides: Sequence[str]) -> dict[str, str | None]:
         if key in found:
             found[key] = value
         elif "," in value and not any(mark in value for mark in "[{'\""):
-            raise ConfigError(f"{text!r} names several values: search them with --space {key}={value}.")
+            if "." in key:
+                raise ConfigError(f"{text!r} names several values: search them with --space {key}={value}.")
+            raise ConfigError(f"{text!r} names several values: tune each in a call of its own; out= may be the same.")
     return found
 
 
@@ -318,6 +325,8 @@ def _show(task: str, chosen: Sequence[Any], budget: float) -> None:
     for one in chosen:
         if one.facts["defaults_best"]:
             console.line(f"{one.label}: no trial was better than the defaults")
+        if one.facts.get("escape_jumps") == 0:
+            console.line(f"{one.label}: no trial met a stall, so nothing is known of the escape's options")
         for advice in one.facts["edges"].values():
             console.line(f"{one.label}: {advice}")
 

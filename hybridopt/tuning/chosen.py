@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from hybridopt.experiment import jsonio
+from hybridopt.experiment.config import RunConfig
 from hybridopt.experiment.job import run_directory
 from hybridopt.experiment.layout import task_label
+from hybridopt.tuning.space import BESIDE
 from hybridopt.tuning.study import Study
 from hybridopt.tuning.tpe import optuna_version
 
@@ -32,9 +34,11 @@ class Chosen:
         task: Name of the task.
         problem: What reports call it: ``name/problem`` for one of a collection, else its name.
         optimizer: Name of the optimizer.
-        label: The same with its escape.
-        values: Config names and chosen values; the defaults' own values where they were best.
+        label: The same with its escape, schedule and data policy.
+        values: Config names and chosen values; the defaults' own values where they were best. What the trials had
+            from earlier tuning is among them.
         facts: Trials, cost, score and the like: plain data.
+        parts: What it is made of, ``optimizer+escape+schedule+data``; empty where the optimizer is by itself.
     """
 
     task: str
@@ -43,6 +47,7 @@ class Chosen:
     label: str
     values: dict[str, Any]
     facts: dict[str, Any]
+    parts: str = ""
 
     @classmethod
     def of(cls, study: Study, budget: float, root: Path) -> Chosen:
@@ -59,7 +64,7 @@ class Chosen:
         trial, score = study.best()
         settings = study.settings
         values = {}
-        for name in study.space.dimensions:
+        for name in dict.fromkeys([*study.inherited, *study.space.dimensions]):
             with contextlib.suppress(KeyError):
                 values[name] = study.value(trial, name)
         directory = run_directory(trial.config)
@@ -80,10 +85,13 @@ class Chosen:
             "seed": study.base.seed,
             "space": {name: str(dimension) for name, dimension in study.space.dimensions.items()},
             "edges": study.edges(trial),
+            **_jumps(study),
             "run": str(directory.relative_to(root) if directory.is_relative_to(root) else directory),
         }
-        task = study.base.task
-        return cls(task["name"], task_label(task), study.base.optimizer["name"], study.label, values, facts)
+        task, name = study.base.task, study.base.optimizer["name"]
+        usual = study.beside == {kind: getattr(RunConfig(), kind)["name"] for kind in study.beside}
+        parts = "" if usual else "+".join([name, *study.beside.values()])
+        return cls(task["name"], task_label(task), name, study.label, values, facts, parts)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -97,8 +105,11 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
 
     ``tuned.yaml`` says all. ``conf/tuned/<task>/<optimizer>.yaml`` holds the values as `hybridopt run --config-dir`
     takes them, with the budget of a trial, and ``conf/experiment/final.yaml`` compares all optimizers of this call with
-    fresh seeds. The problems of a collection are kept apart, ``conf/tuned/<task>/<problem>/<optimizer>.yaml``, and only
-    that experiment takes them: ``task=`` alone does not tell which is meant.
+    fresh seeds. What was tuned with an escape, a schedule or a data policy is for runs with the very same,
+    ``conf/tuned/with/<task>/<optimizer>+<escape>+<schedule>+<data>.yaml``; what such a file does not set, a run takes
+    from the optimizer's own, but for that experiment, whose runs are those of the trials. The problems of a collection
+    are kept apart, ``conf/tuned/<task>/<problem>/<optimizer>.yaml``, and only that experiment takes them: ``task=``
+    alone does not tell which is meant.
 
     Args:
         root: Directory of the tuning.
@@ -121,7 +132,8 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
         content["budget"] = {"gradient_equivalents": one.facts["budget_per_trial"]}
         content["tuning"] = one.provenance
         title = f"# @package _global_\n# {one.label} on {one.problem}: {summary(one.facts)}\n"
-        _write(root / CONF / "tuned" / one.problem / f"{one.optimizer}.yaml", title, content)
+        group = root / CONF / "tuned" / ("with" if one.parts else "")
+        _write(group / one.problem / f"{one.parts or one.optimizer}.yaml", title, content)
     params: dict[str, Any] = {
         "task": ",".join(dict.fromkeys(one.task for one in chosen)),
         "optimizer": ",".join(dict.fromkeys(one.optimizer for one in chosen)),
@@ -131,8 +143,14 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
     title = "# @package _global_\n# Tuned options with seeds that tuning has not seen.\n"
     experiment: dict[str, Any] = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
     problem = chosen[0].problem.removeprefix(chosen[0].task)  # that of all: one call tunes one problem of a collection
-    if problem:
-        experiment = {"defaults": [{"override /tuned@_global_": f"${{task}}{problem}/${{optimizer}}"}], **experiment}
+    own, together = f"${{task}}{problem}/${{optimizer}}", "+".join(f"${{{kind}}}" for kind in BESIDE)
+    if chosen[0].parts:  # of all, too
+        defaults = [{"override /tuned@_global_": None}]
+        if problem:
+            defaults.append({"override /tuned/with@_global_": f"{own}+{together}"})
+        experiment = {"defaults": defaults, **experiment}
+    elif problem:
+        experiment = {"defaults": [{"override /tuned@_global_": own}], **experiment}
     _write(root / CONF / "experiment" / f"{EXPERIMENT}.yaml", title, experiment)
 
 
@@ -162,6 +180,14 @@ def summary(facts: Mapping[str, Any]) -> str:
         f"{facts['trials']} trials, cost {facts['gradient_equivalents']:.4g} gradient-equivalents, "
         f"{facts['seconds']:.3g} s; {facts['score']}"
     )
+
+
+def _jumps(study: Study) -> dict[str, int]:
+    """How often an escape whose options were searched has jumped in all trials; without, they made no difference."""
+    if not any(name.startswith("escape.") for name in study.space.dimensions):
+        return {}
+    events = [event for trial in study.trials for event in trial.read().events]
+    return {"escape_jumps": sum(event.get("event") == "escape_jump" for event in events)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The search space of an optimizer: what its options declare, changed as the user says."""
+"""The search space of a method: what the options of its parts declare, changed as the user says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from hybridopt.tuning.dimensions import Choices, Dimension, declared
 
 BATCH = "task.batch_size"
 """Name of the dimension that every method has that does not want the full batch."""
+
+BESIDE = ("escape", "schedule", "data")
+"""Kinds of parts that belong to a method beside its optimizer; all others belong to the problem that it is given."""
 
 _OFF = ("off", "none")
 
@@ -47,49 +50,54 @@ class Space:
         batch_size: int | None = None,
         train_size: int | None = None,
         options: Mapping[str, Any] | None = None,
+        beside: Mapping[str, str] | None = None,
     ) -> Space:
-        """Returns the space that an optimizer's options declare (``option(search=...)``).
+        """Returns the space that an optimizer's options declare (``option(search=...)``), and those of other parts.
 
         An option with a single value to look at is no dimension. A method that holds others by name (``inner`` with
         ``inner_options``, ``first`` with ``first_options``) is searched over their options too, as
-        ``optimizer.inner_options.lr``.
+        ``optimizer.inner_options.lr``. The members of an ``escape=chain`` are a list that says all itself.
 
         Args:
             optimizer: A registered name.
             batch_size: The task's batch size, if it is to be searched too: quarter, half, same, double, four times.
             train_size: Samples to train on; no larger batch is proposed.
             options: Options of the optimizer that are set, which may name other members than the default ones.
+            beside: Names of other parts whose options are searched too, by kind: ``{"escape": "perturbation"}``.
 
         Raises:
-            UnknownNameError: If there is no such optimizer.
+            UnknownNameError: If there is no such part.
             ConfigError: If a declaration is wrong.
         """
         config = parts.config_class("optimizer", optimizer)
-        found: dict[str, Dimension] = {}
-        for field in dataclasses.fields(config):
-            if field.metadata.get("search") is not None:
-                found[f"optimizer.{field.name}"] = _dimension(config, field, field.metadata["search"])
+        found = _declared_by("optimizer", config)
         for section, member in _members(config, options or {}).items():
             for name, one in cls.of(member).dimensions.items():
                 found[f"optimizer.{section}.{name.removeprefix('optimizer.')}"] = one
+        for kind, name in (beside or {}).items():
+            found |= _declared_by(kind, parts.config_class(kind, name))
         if batch_size is not None:
             sizes = [batch_size // 4, batch_size // 2, batch_size, 2 * batch_size, 4 * batch_size]
             kept = [size for size in sizes if 1 <= size <= (train_size or math.inf)]
             found[BATCH] = Choices(tuple(dict.fromkeys(kept)), least=1, most=train_size or math.inf)
         return cls({name: one for name, one in found.items() if not _single(one)})
 
-    def changed(self, changes: Sequence[str], optimizer: str | None = None) -> Space:
+    def changed(
+        self, changes: Sequence[str], optimizer: str | None = None, beside: Mapping[str, str] | None = None
+    ) -> Space:
         """Returns the space with some dimensions replaced, added or left out.
 
         Args:
             changes: Texts such as ``optimizer.lr=log:1e-4:1``, ``optimizer.beta1=uniform:0.8:0.99``,
-                ``optimizer.history=5,10,20`` and ``optimizer.eps=off``.
+                ``optimizer.history=5,10,20`` and ``escape.radius=off``.
             optimizer: Name of the optimizer, whose options are then checked; None checks nothing.
+            beside: Names of other parts whose options are checked, by kind.
 
         Raises:
             ConfigError: If a text cannot be read or names an option that is not there.
         """
         found = dict(self.dimensions)
+        names = {**(beside or {}), **({} if optimizer is None else {"optimizer": optimizer})}
         for text in changes:
             name, equals, given = text.partition("=")
             if not equals or not given or "." not in name:
@@ -101,7 +109,7 @@ class Space:
             if search is None:
                 found.pop(name, None)
             else:
-                found[name] = _checked(name, search, optimizer)
+                found[name] = _checked(name, search, names)
         return Space({name: one for name, one in found.items() if not _single(one)})
 
     def only(self, names: Sequence[str]) -> Space:
@@ -176,7 +184,16 @@ def _members(config: type, options: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _dimension(config: type, field: Any, search: Any) -> Dimension:
+def _declared_by(kind: str, config: type) -> dict[str, Dimension]:
+    """The dimensions that the options of a part declare."""
+    return {
+        f"{kind}.{field.name}": _dimension(config, field, field.metadata["search"], kind)
+        for field in dataclasses.fields(config)
+        if field.metadata.get("search") is not None
+    }
+
+
+def _dimension(config: type, field: Any, search: Any, kind: str) -> Dimension:
     hint = typing.get_type_hints(config)[field.name]
     kinds = {one for one in (typing.get_args(hint) or (hint,)) if one is not type(None)}
     return declared(
@@ -184,25 +201,28 @@ def _dimension(config: type, field: Any, search: Any) -> Dimension:
         integer=kinds == {int},
         bounds=field.metadata.get("bounds") or {},
         options=field.metadata.get("choices"),
-        label=f"optimizer.{field.name}",
+        label=f"{kind}.{field.name}",
     )
 
 
-def _checked(name: str, search: Any, optimizer: str | None) -> Dimension:
-    """The dimension of a text, within the limits of the option where that is one of the optimizer's."""
+def _checked(name: str, search: Any, names: Mapping[str, str]) -> Dimension:
+    """The dimension of a text, within the limits of the option where that is one of a part whose name is known."""
     section, _, option = name.partition(".")
     if name == BATCH:
         return declared(search, integer=True, bounds={"ge": 1}, options=None, label=name)
-    if section == "optimizer" and optimizer is not None and optimizer != parts.EXTERNAL:
-        config = parts.config_class("optimizer", optimizer)
+    part = names.get(section)
+    if part is not None and part != parts.EXTERNAL:
+        config = parts.config_class(section, part)
         fields = {field.name: field for field in dataclasses.fields(config)}
         stem, dot, _ = option.partition(".")
         if stem not in fields:
-            known = ", ".join(fields)
-            raise ConfigError(f"{optimizer} has no option {stem!r}.{suggest(stem, fields)} It has: {known}.")
+            known = ", ".join(fields) or "none"
+            raise ConfigError(
+                f"{section}={part} has no option {stem!r}.{suggest(stem, fields)} Its options are: {known}."
+            )
         if dot:  # of a member, which checks it when a trial is built
             return declared(search, integer=False, bounds={}, options=None, label=name)
-        return _dimension(config, fields[option], search)
+        return _dimension(config, fields[option], search, section)
     return declared(search, integer=False, bounds={}, options=None, label=name)
 
 

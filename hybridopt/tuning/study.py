@@ -11,6 +11,7 @@ from typing import Any
 from hybridopt import results
 from hybridopt.core import ConfigError, HybridoptError, need
 from hybridopt.data.batches import LARGE
+from hybridopt.experiment import parts
 from hybridopt.experiment.build import build_task, check_buildable, limits_of
 from hybridopt.experiment.config import RunConfig, batch_policy, resolve, to_plain
 from hybridopt.experiment.identity import run_id
@@ -21,7 +22,7 @@ from hybridopt.results.run import Run
 from hybridopt.tuning.samplers import SAMPLERS
 from hybridopt.tuning.score import Score
 from hybridopt.tuning.settings import Settings
-from hybridopt.tuning.space import Space
+from hybridopt.tuning.space import BESIDE, Space
 from hybridopt.tuning.tpe import Told, propose
 
 _ATTEMPTS = 16  # points drawn per trial wanted, before a space counts as used up
@@ -68,6 +69,8 @@ class Study:
 
     Attributes:
         base: What all trials share, with the budget spelt out.
+        beside: Names of the method's parts beside its optimizer, by kind.
+        inherited: Names of the options that the base has from earlier tuning.
         space: What is searched.
         limit: Budget of a trial in gradient-equivalents.
         objective: ``target`` or ``loss``.
@@ -93,11 +96,13 @@ class Study:
             need("optuna", extra="tune", owner="sampler=optuna", otherwise="take sampler=sobol, which needs nothing")
         self.settings = settings
         self.base = copy.deepcopy(base)
+        self.inherited = tuple((base.tuning or {}).get("values") or {})
         self.base.tuning = None
         self._check_seed()
         task = build_task(self.base)
         self.limit = self._settle_budget(task)
         self._task, self._splits = task, task.splits(self.base.seed)
+        self.beside = {kind: getattr(self.base, kind)["name"] for kind in BESIDE}
         name, batch = self.base.optimizer["name"], self.base.task["batch_size"]
         if batch == "large":
             batch = min(LARGE * task.config.batch_size, len(self._splits.train))
@@ -107,15 +112,17 @@ class Study:
             batch_size=batch if searched else None,
             train_size=len(self._splits.train),
             options=self.base.optimizer,
+            beside=self.beside,
         )
-        self.space = space.without(fixed).changed(changes, name)
+        others = {kind: getattr(self.base, kind)["name"] for kind in parts.KINDS[2:]}  # all but task and optimizer
+        self.space = space.without(fixed).changed(changes, name, others)
         if only:
             # What one optimizer calls an option another may not have: each is searched over what it has.
             known = [one for one in only if one in self.space.dimensions]
             self.space = self.space.only(known)
         if not len(self.space):
             raise ConfigError(
-                f"There is nothing to search for the optimizer {name!r}: no option of it declares a search space, or "
+                f"There is nothing to search for the optimizer {name!r}: no option declares a search space, or "
                 "all are set or left out. Add --space optimizer.OPTION=log:LOW:HIGH."
             )
         wanted = settings.objective
@@ -130,8 +137,10 @@ class Study:
 
     @property
     def label(self) -> str:
-        """What people call the optimizer: ``adam``, ``lbfgs+perturbation``."""
-        return run_directory(self.base).parent.name
+        """What people call the method: ``adam``, ``lbfgs+perturbation``, ``sgd+cosine``."""
+        usual = RunConfig()
+        names = [self.beside[kind] for kind in BESIDE[1:] if self.beside[kind] != getattr(usual, kind)["name"]]
+        return "+".join([run_directory(self.base).parent.name, *names])  # which names the escape
 
     @property
     def first(self) -> int:

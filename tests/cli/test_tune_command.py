@@ -61,6 +61,8 @@ def test_tune_is_killed_goes_on_and_is_replayed(
         ("task=digits_cnn optimizer=adam seed=0", "belongs to the final comparison"),
         ("task=digits_cnn optimizer=adam experiment=quickstart", "takes no experiment="),
         ("task=digits_cnn optimizer=adam optimizer.lr=0.1,0.2", "--space optimizer.lr=0.1,0.2"),
+        ("task=digits_cnn optimizer=adam escape=none,perturbation", "tune each in a call of its own"),
+        ("task=digits_cnn optimizer=adam escape=perturbation --space escape.radios=1,2", "Did you mean 'radius'?"),
         ("task=digits_cnn optimizer=adam --only optimizer.lrr,optimizer.lr", "Did you mean 'optimizer.lr'?"),
         ("task=digits_cnn optimizer=adam,lbfgs --space optimizer.histori=5,10", "Did you mean 'history'?"),
         ("task=digits_cnn optimizer=adam sampler=grid", "at least"),

@@ -113,6 +113,51 @@ def test_what_the_user_has_tuned_wins_over_what_is_shipped(tmp_path: Path) -> No
         assert config.budget.gradient_equivalents == 2.5
 
 
+@pytest.mark.parametrize("problem", ["", "/plane"])
+def test_what_was_tuned_with_an_escape_is_for_runs_with_it(tmp_path: Path, problem: str) -> None:
+    task, where = "saddle" if problem else "digits_cnn", tmp_path / "conf"
+    values = {"optimizer.lr": 0.5, "escape.radius": 0.3}
+    together = Chosen(task, task + problem, "sgd", "sgd+perturbation", values, FACTS, "sgd+perturbation+none+one")
+    shared = ["escape=perturbation", *([f"task.problem={problem[1:]}"] if problem else [])]
+    write_chosen(
+        tmp_path,
+        [Chosen(task, task + problem, "sgd", "sgd", {"optimizer.lr": 0.25, "optimizer.weight_decay": 0.125}, FACTS)],
+        [],
+        10,
+    )
+    write_chosen(tmp_path, [together], shared, 10)
+    assert set(yaml.safe_load((tmp_path / "tuned.yaml").read_text())["tasks"][task + problem]) == {
+        "sgd",
+        "sgd+perturbation",
+    }
+    names = [f"task={task}", "optimizer=sgd"]
+    final = composed(*names, *shared, "experiment=final", config_dir=where)
+    assert (final.optimizer["lr"], final.escape["radius"]) == (0.5, 0.3)
+    assert final.optimizer["weight_decay"] == 0.0, "the trials had the default"
+    assert tuned_as_stated(final)
+    if not problem:
+        alone = composed(*names, config_dir=where)
+        assert (alone.optimizer["lr"], alone.escape) == (0.25, {"name": "none"})
+        other = composed(*names, "escape=noisy_gradient", config_dir=where)
+        assert (other.optimizer["lr"], other.escape["radius"]) == (0.25, 5e-3)
+        same = composed(*names, "escape=perturbation", config_dir=where)
+        assert (same.optimizer["lr"], same.escape["radius"]) == (0.5, 0.3)
+        changed = composed(*names, "escape=perturbation", "escape.radius=0.2", config_dir=where)
+        assert not tuned_as_stated(changed)
+
+
+def test_settings_of_ones_own_may_hold_escapes(tmp_path: Path) -> None:
+    (tmp_path / "settings" / "with" / "mine" / "digits_cnn").mkdir(parents=True)
+    (tmp_path / "settings" / "mine.yaml").write_text("# @package _global_\n")
+    page = "# @package _global_\nescape: {radius: 0.7}\ntuning: {values: {escape.radius: 0.7}}\n"
+    (tmp_path / "settings" / "with" / "mine" / "digits_cnn" / "sgd+perturbation+none+one.yaml").write_text(page)
+    names = ["task=digits_cnn", "optimizer=sgd", "settings=mine"]
+    found = composed(*names, "escape=perturbation", config_dir=tmp_path)
+    assert found.escape["radius"] == 0.7
+    assert tuned_as_stated(found)
+    assert composed(*names, config_dir=tmp_path).tuning is None
+
+
 def test_problems_of_a_collection_are_kept_apart(tmp_path: Path) -> None:
     rates = {"plane": 0.25, "octopus_5": 0.5}
     for problem, rate in rates.items():

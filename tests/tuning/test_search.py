@@ -10,7 +10,8 @@ import pytest
 
 from hybridopt.core import ConfigError, HybridoptError, make_config
 from hybridopt.experiment import sweep
-from hybridopt.experiment.config import resolve
+from hybridopt.experiment.config import resolve, to_plain
+from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.monitor import Monitor, Outcome
@@ -188,6 +189,40 @@ def test_the_best_is_best_and_its_edge_is_flagged(tmp_path: Path) -> None:
     assert chosen.values == {"optimizer.lr": 0.1}
     assert chosen.facts["gradient_equivalents"] == pytest.approx(6.0)
     assert chosen.facts["run"] == str(run_directory(trial.config).relative_to(tmp_path))
+
+
+def test_an_escape_is_searched_and_what_it_costs_counts(tmp_path: Path) -> None:
+    restless = {"name": "noisy_gradient", "stall_tolerance": 0.9, "stall_window": 2, "window": 3}
+    config = {"escape": restless, "budget": {"gradient_equivalents": 8}, "data": "overlap"}
+    one = study(tmp_path, config=config, only=["escape.noise_steps", "escape.radius"], settings={"spend": 24.0})
+    assert set(one.space.dimensions) == {"escape.noise_steps", "escape.radius"}
+    search([one])
+    assert one.label == "sgd+noisy_gradient+overlap"
+    assert one.trials[0].values == {}
+    assert one.trials[0].key == run_id(to_plain(one.base)), "the run of somebody who has not tuned"
+    chosen = Chosen.of(one, 24.0, tmp_path)
+    assert set(chosen.values) == {"escape.noise_steps", "escape.radius"}
+    assert chosen.parts == "sgd+noisy_gradient+none+overlap"
+    assert chosen.facts["escape_jumps"] >= len(one.trials)
+    for trial in one.trials:
+        assert (
+            trial.config.escape.items()
+            >= {key.removeprefix("escape."): value for key, value in trial.values.items()}.items()
+        )
+        run = trial.read()
+        assert any(event["event"] == "escape_jump" for event in run.events)
+        assert run.end("gradient_equivalents") > run.end("epochs") + 1, "its verdicts are paid for"
+    assert one.spent() <= 24 + 1
+
+
+def test_what_earlier_tuning_has_set_is_part_of_what_is_chosen(tmp_path: Path) -> None:
+    config = {"escape": "perturbation", "tuning": {"values": {"optimizer.lr": 0.05}, "trials": 8}}
+    one = study(tmp_path, {"name": "sgd", "lr": 0.05}, config=config, only=["escape.radius"], settings={"trials": 2})
+    search([one])
+    chosen = Chosen.of(one, 4.0, tmp_path)
+    assert list(chosen.values) == ["optimizer.lr", "escape.radius"]
+    assert chosen.facts["escape_jumps"] == 0, "which the command says: it was chosen by nothing"
+    assert chosen.values["optimizer.lr"] == 0.05
 
 
 def test_points_whose_options_do_not_go_together_are_passed_over(tmp_path: Path) -> None:

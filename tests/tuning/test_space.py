@@ -11,6 +11,7 @@ from hybridopt.core import ConfigError
 from hybridopt.experiment import parts
 from hybridopt.optimizers import registry
 from hybridopt.tuning import Choices, Range, Space
+from hybridopt.tuning.space import BESIDE
 
 MIXED = Space(
     {
@@ -32,6 +33,26 @@ def test_every_optimizer_declares_a_space_that_its_own_checks_accept(name: str) 
             option, _, nested = dotted.removeprefix("optimizer.").partition(".")
             own = {option: {nested: value} if nested else value}
             parts.part_class("optimizer", name)([torch.zeros(3, requires_grad=True)], **own)
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_every_part_beside_the_optimizer_declares_a_space_that_its_own_checks_accept(kind: str) -> None:
+    for name in parts.names(kind):
+        space = Space.of("sgd", beside={kind: name}).without(["optimizer"])
+        for point in ([0.0] * len(space), [1.0] * len(space)):
+            values = {dotted.removeprefix(f"{kind}."): value for dotted, value in space.at(point).items()}
+            assert parts.check_part(kind, {"name": name, **values}).items() >= values.items()
+
+
+def test_an_escape_and_a_data_policy_bring_their_options() -> None:
+    own = Space.of("sgd").dimensions
+    space = Space.of("sgd", beside={"escape": "negative_curvature", "schedule": "none", "data": "overlap"})
+    products = Range(5, 100, integer=True, least=2)
+    assert space.dimensions["escape.products"] == products
+    assert set(space.dimensions) == {*own, "escape.products", "escape.first_step", "data.share"}
+    assert list(space.without(["escape", "data"]).dimensions) == list(own)
+    assert Space.of("sgd", beside={"escape": "none", "data": "one"}).dimensions == own
+    assert Space.of("sgd", beside={"escape": "chain"}).dimensions == own, "a list says all itself"
 
 
 def test_options_whose_default_is_off_are_no_part_of_a_default_space() -> None:
@@ -137,6 +158,19 @@ class TestChanges:
     def test_one_sentence_for_what_is_wrong(self, text: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             Space.of("momentum").changed([text], "momentum")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("escape.radios=log:0.1:1", r"escape=perturbation has no option 'radios'\. Did you mean 'radius'"),
+            ("escape.radius=-1,0.1", "leaves its limits"),
+            ("escape.tries=log:1.5:3", "whole ends"),
+            ("data.share=0.1,0.2", r"data=one has no option 'share'.* Its options are: none\."),
+        ],
+    )
+    def test_one_sentence_for_what_is_wrong_beside_the_optimizer(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            Space.of("sgd").changed([text], "sgd", {"escape": "perturbation", "data": "one"})
 
     def test_only(self) -> None:
         assert list(Space.of("momentum").only(["optimizer.lr"]).dimensions) == ["optimizer.lr"]
