@@ -187,7 +187,7 @@ class Evaluation:
         if self.start_gradients is None and gradients is not None:
             self.start_gradients = [None if gradient is None else gradient.detach() for gradient in gradients]
 
-    def resume(self, value: float, gradient: Tensor) -> None:
+    def resume(self, value: float, gradient: Tensor, *, share: bool = False) -> None:
         """Takes value and gradient at the model's parameters as known, so that they need not be evaluated.
 
         Args:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from hybridopt.core import ObjectiveError
 
+_LARGE = 2**15  # entries
+
 
 class ParameterSpace:
     """An ordered set of parameters, seen as one flat vector of length `n`.
@@ -114,7 +116,7 @@ class ParameterSpace:
         if (vector.shape, vector.dtype, vector.device) != ((self.n,), self.dtype, self.device):
             return False
         pairs = zip(self.views(vector), self.parameters, strict=True)
-        return all(torch.equal(part, parameter.detach().to(self.dtype)) for part, parameter in pairs)
+        return all(_equal(part, parameter.detach().to(self.dtype)) for part, parameter in pairs)
 
     def write(self, vector: Tensor) -> None:
         """Copies a flat vector into the parameters, in place and seen by autograd's version counters.
@@ -145,6 +147,13 @@ class ParameterSpace:
     def versions(self) -> list[tuple[int, int]]:
         """Returns what tells whether any parameter was written to or given other storage since."""
         return [(parameter._version, parameter.data_ptr()) for parameter in self.parameters]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """What `torch.equal` returns; that compares entry by entry, which takes five times as long where it matters."""
+    if one.numel() < _LARGE or one.device.type != "cpu" or one.dtype not in (torch.float32, torch.float64):
+        return torch.equal(one, other)
+    return bool((one.numpy() == other.numpy()).all())
 
 
 class _Mirror(NamedTuple):

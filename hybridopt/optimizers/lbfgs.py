@@ -69,15 +69,17 @@ class LBFGS(Searching):
         return self._current
 
     def _propose(self, objective: Objective, gradient: Tensor, out: Tensor) -> Tensor:
-        return self._current.inverse_product(gradient, out=out, sign=-1.0, follows=self._resumed)
+        known = {"follows": self._resumed, "length": self._length}
+        return self._current.inverse_product(gradient, out=out, sign=-1.0, **known)
 
     def _scale_known(self) -> bool:
         return len(self._current) > 0
 
-    def _learn(self, objective: Objective, step: Tensor, change: Tensor, result: LineSearchResult) -> None:
+    def _learn(self, objective: Objective, step: Tensor, change: Tensor, result: LineSearchResult) -> float:
         pairs = self._current
         pairs.push(step, change, damping=self.config.pairs == "damp")
         self.note(skipped_pairs=pairs.skipped, damped_pairs=pairs.damped)
+        return pairs.last_step
 
     def _forget(self) -> bool:
         known = len(self._current) > 0

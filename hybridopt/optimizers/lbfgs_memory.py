@@ -1,4 +1,4 @@
-"""The limited memory of L-BFGS: a ring buffer of pairs and the two-loop recursion as four matrix-vector products."""
+"""The limited memory of L-BFGS: a ring buffer of pairs, and the two-loop recursion as products with matrices."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ class PairMemory:
         state["overlaps"] = state["overlaps"].cpu()
         state["steps"], state["changes"] = map(long_rows.settled, (state["steps"], state["changes"]))
         self._state = state
+        self.last_step = 0.0
+        """Length of the step that was pushed last."""
 
     def __len__(self) -> int:
         return self._state["count"]
@@ -89,6 +91,7 @@ class PairMemory:
         state = self._state
         # One read for all three: each would make an accelerator wait.
         sy, ss, yy = torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)]).tolist()
+        self.last_step = math.sqrt(ss) if ss >= 0 else math.nan
         follows = True
         if not (ss > 0 and all(map(math.isfinite, (sy, ss, yy)))):
             return self._refuse()
@@ -102,7 +105,7 @@ class PairMemory:
                 follows = False
         if not sy > tolerance * math.sqrt(ss) * math.sqrt(yy):
             return self._refuse()
-        self._complete(None)
+        self._complete()
         head = state["head"]
         state["steps"][head].copy_(s)
         state["changes"][head].copy_(y)
@@ -125,13 +128,19 @@ class PairMemory:
         self._state.update(count=0, head=0, gamma=1.0, complete=True, follows=False)
 
     def inverse_product(
-        self, vector: Tensor, *, out: Tensor | None = None, sign: float = 1.0, follows: bool = False
+        self,
+        vector: Tensor,
+        *,
+        out: Tensor | None = None,
+        sign: float = 1.0,
+        follows: bool = False,
+        length: float | None = None,
     ) -> Tensor:
         """Returns H v for the L-BFGS inverse Hessian H (Nocedal and Wright 2006, Algorithm 7.4).
 
         The two loops of the recursion are the triangular systems ``R a = S v`` and ``R' z = D a - gamma Y q`` with
         ``q = v - Y' a`` and the result ``gamma q + S' z``, where R is the upper triangle and D the diagonal of S Y'
-        (Byrd, Nocedal and Schnabel 1994): four products with matrices and two reads, whatever m is.
+        (Byrd, Nocedal and Schnabel 1994): products with S, Y, Y and S, the two with Y in one pass over it.
 
         Args:
             vector: Shape (n,).
@@ -139,6 +148,7 @@ class PairMemory:
             sign: What it is multiplied by, 1 or -1.
             follows: Whether `vector` is the one of the last call plus the y of the pair pushed since: a new gradient
                 on the same data. The products of the new y with all steps are then differences of known ones.
+            length: Length of `vector`, where it is known.
 
         Returns:
             Shape (n,).
@@ -150,16 +160,18 @@ class PairMemory:
         rows = slice(0, state["count"])
         steps, changes = state["steps"][rows], state["changes"][rows]
         products = long_rows.inner(steps, vector)
-        self._complete(products if follows and state["follows"] else None, vector)
+        if not state["complete"]:
+            if length is None:
+                length = float(torch.linalg.vector_norm(vector))
+            self._complete(products if follows and state["follows"] else None, length)
         state["products"][rows] = products.tolist()
         state["follows"] = True
         order = self._order()
         triangle = state["overlaps"][order][:, order].triu()
         curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64, device="cpu")
         shares = torch.linalg.solve_triangular(triangle, sign * products[order, None], upper=True)[:, 0]
-        q = long_rows.combine(changes, self._rows(-shares, order, vector), vector, beta=sign, out=out)
-        bends = long_rows.inner(changes, q)[order]
-        right = curvature * shares - state["gamma"] * bends
+        q, bends = long_rows.combine_inner(changes, self._rows(-shares, order, vector), vector, beta=sign, out=out)
+        right = curvature * shares - state["gamma"] * bends[order]
         rest = torch.linalg.solve_triangular(triangle.t(), right[:, None], upper=False)[:, 0]
         return long_rows.combine(steps, self._rows(rest, order, vector), q, beta=state["gamma"], out=q)
 
@@ -175,25 +187,21 @@ class PairMemory:
         placed[order] = values
         return placed.to(like.device, like.dtype)
 
-    def _complete(self, products: Tensor | None, vector: Tensor | None = None) -> None:
+    def _complete(self, products: Tensor | None = None, length: float = 0.0) -> None:
         """Enters s'y of the newest y with all steps, put off until it may cost nothing.
 
         Args:
             products: S v of a vector v that is the last one plus the newest y, or None.
-            vector: That v.
+            length: Length of that v.
         """
         state = self._state
         if state["complete"]:
             return
         count, capacity = state["count"], state["steps"].shape[0]
         newest = (state["head"] - 1) % capacity
-        y = state["changes"][newest]
-        if products is not None and vector is not None:
-            # Where y is much shorter than v, the difference would be rounding.
-            length = math.sqrt(state["curvatures"][newest] / state["gamma"])
-            products = None if float(torch.linalg.vector_norm(vector)) > _CANCELLATION * length else products
-        if products is None:
-            column = long_rows.inner(state["steps"][:count], y)
+        # Where y is much shorter than v, the difference would be rounding.
+        if products is None or length > _CANCELLATION * math.sqrt(state["curvatures"][newest] / state["gamma"]):
+            column = long_rows.inner(state["steps"][:count], state["changes"][newest])
         else:
             column = products - torch.tensor(state["products"][:count], dtype=torch.float64, device="cpu")
         state["overlaps"][:count, newest] = column

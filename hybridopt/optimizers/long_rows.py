@@ -9,6 +9,7 @@ from torch import Tensor
 _LARGE = 2**20  # entries; below, nothing here makes a difference
 _LINE = 64  # bytes of a cache line
 _BLOCKS = 8
+_TILE = 5 * 2**18  # bytes of the rows' parts that a core goes over twice
 
 
 def zeros(count: int, n: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -85,11 +86,56 @@ def combine(rows: Tensor, factors: Tensor, vector: Tensor, *, beta: float, out: 
     if not length:
         return torch.addmv(vector, rows.t(), factors, beta=beta, out=out)
     out = torch.empty_like(vector) if out is None else out
-    whole, shape = _BLOCKS * length, (_BLOCKS, 1, length)
-    parts = factors.expand(_BLOCKS, 1, -1)
-    torch.baddbmm(vector[:whole].view(shape), parts, _blocks(rows, length), beta=beta, out=out[:whole].view(shape))
+    whole = _BLOCKS * length
+    _combine(_blocks(rows, length), factors, vector[:whole], beta, out[:whole])
     torch.addmv(vector[whole:], rows[:, whole:].t(), factors, beta=beta, out=out[whole:])
     return out
+
+
+def combine_inner(
+    rows: Tensor, factors: Tensor, vector: Tensor, *, beta: float, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Returns ``beta * vector + rows' factors`` and its inner products with the rows, which are read once for both.
+
+    Args:
+        rows: Shape (count, n).
+        factors: Shape (count,), in the dtype of the rows and where they are.
+        vector: Shape (n,).
+        beta: Its factor.
+        out: Where the combination goes to, perhaps `vector`; a new tensor when None.
+
+    Returns:
+        The combination, shape (n,), and the products, shape (count,), in float64 on the CPU.
+    """
+    count, n = rows.shape
+    # What threads work on together stays in the caches until the products have been taken too.
+    together = 2 * torch.get_num_threads()
+    turns = -(-count * n * rows.itemsize // (_TILE * together))
+    length = n // (turns * together * _LINE) * _LINE if _block(rows) else 0
+    if not length:
+        out = combine(rows, factors, vector, beta=beta, out=out)
+        return out, inner(rows, out)
+    out = torch.empty_like(vector) if out is None else out
+    whole = turns * together * length
+    blocks = _blocks(rows, length, turns * together)
+    products = torch.empty(turns * together, 1, count, dtype=rows.dtype, device=rows.device)
+    for turn, part in enumerate(products.split(together)):
+        place = slice(turn * together * length, (turn + 1) * together * length)
+        tiles = blocks[turn * together : (turn + 1) * together]
+        q = _combine(tiles, factors, vector[place], beta, out[place])
+        torch.bmm(q, tiles.transpose(1, 2), out=part)
+    rest = rows[:, whole:]
+    torch.addmv(vector[whole:], rest.t(), factors, beta=beta, out=out[whole:])
+    return out, products.double().sum((0, 1)) + torch.mv(rest, out[whole:]).double()
+
+
+def _combine(blocks: Tensor, factors: Tensor, vector: Tensor, beta: float, out: Tensor) -> Tensor:
+    """``beta * vector + rows' factors`` for a batch of blocks, as rows of shape (blocks, 1, length)."""
+    shape = (len(blocks), 1, -1)
+    result, parts = out.view(shape), factors.expand(len(blocks), 1, -1)
+    if out.data_ptr() == vector.data_ptr():
+        return result.baddbmm_(parts, blocks, beta=beta)  # with out= it would be copied onto itself first
+    return torch.baddbmm(vector.view(shape), parts, blocks, beta=beta, out=result)
 
 
 def _block(rows: Tensor) -> int:
@@ -99,6 +145,6 @@ def _block(rows: Tensor) -> int:
     return rows.shape[1] // (_BLOCKS * _LINE) * _LINE
 
 
-def _blocks(rows: Tensor, length: int) -> Tensor:
+def _blocks(rows: Tensor, length: int, count: int = _BLOCKS) -> Tensor:
     """The rows as a batch of blocks, shape (blocks, count, length)."""
-    return rows[:, : _BLOCKS * length].unflatten(1, (_BLOCKS, length)).transpose(0, 1)
+    return rows[:, : count * length].unflatten(1, (count, length)).transpose(0, 1)

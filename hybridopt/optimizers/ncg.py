@@ -149,10 +149,10 @@ class NCG(Searching):
         last = self.memory.get("last")
         if last is None:
             size = float(torch.linalg.vector_norm(direction, math.inf))
-            return step0 * first_step(value, size, float(torch.linalg.vector_norm(self._work["origin"], math.inf)))
+            return step0 * first_step(value, size, float(torch.linalg.vector_norm(self._work["position"], math.inf)))
 
         def value_at(step: float) -> float:
-            return objective.value(torch.add(self._work["origin"], direction, alpha=step, out=self._work["trial"]))
+            return objective.value(self._place(objective, direction, step))
 
         return step0 * next_step(value_at, value, slope, last["step"])
 

@@ -96,8 +96,11 @@ class Searching(Optimizer):
     _resumed = False
     """Whether the running step goes on where the last one ended, on the same data."""
 
-    _tried: float | None = None
-    """The last trial of the running step's search with a gradient; it stands in the workspace."""
+    _tried = 0.0
+    """The running step's last trial; the workspace's position stands there."""
+
+    _length = 0.0
+    """Length of the running step's first gradient."""
 
     # -- what a method says ----------------------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Searching(Optimizer):
         """
         raise TypeError(f"{type(self).__name__} does not say where it goes: define _propose.")
 
-    def _learn(self, objective: Objective, step: Tensor, change: Tensor, result: LineSearchResult) -> None:
+    def _learn(self, objective: Objective, step: Tensor, change: Tensor, result: LineSearchResult) -> float | None:
         """Takes a step into the memory.
 
         Args:
@@ -122,6 +125,9 @@ class Searching(Optimizer):
             step: s, shape (n,); overwritten by the next step.
             change: y, the change of the gradient along it, shape (n,); overwritten by the next step.
             result: Of the line search.
+
+        Returns:
+            The length of the step, if the method came to know it.
         """
 
     def _forget(self) -> bool:
@@ -151,11 +157,12 @@ class Searching(Optimizer):
         Args:
             objective: Bound to the parameters.
         """
-        memory, work = self.memory, self._workspace(objective)
+        work = self._workspace(objective)
         value, gradient = self._begin(objective, work)
-        length = float(torch.linalg.vector_norm(gradient))
+        self._length = length = float(torch.linalg.vector_norm(gradient))
         self.note(grad_norm=length)
         if not self.can_descend(value, length):
+            self._stay(objective, value, gradient, known=self._resumed)
             return
         step0, direction = self._directed(objective, self._propose(objective, gradient, work["direction"]))
         slope = dot(gradient, direction)
@@ -165,43 +172,56 @@ class Searching(Optimizer):
             slope = dot(gradient, direction)
         if step0 == 0.0 or slope == 0.0:
             self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            self._stay(objective, value, gradient, known=self._resumed)
             return
         step0 = self._first_trial(objective, step0, value, gradient, direction, slope)
-        result = self._search(objective, work, direction, value, slope, step0)
+        result = self._search(objective, direction, value, slope, step0)
         accepted = result.step > 0
         if accepted:
-            self._move(objective, work, direction, gradient, result)
+            length = self._move(objective, direction, gradient, result)
         else:
-            memory["end"] = self._end(objective, work["origin"], value, gradient)
+            objective.space.read(work["position"])
+            self._stay(objective, value, gradient)
             self._reset("line search failed")
         self.note(
             accepted=accepted,
             step_size=result.step,
-            step_norm=float(torch.linalg.vector_norm(direction)) if accepted else 0.0,
+            step_norm=length if accepted else 0.0,
             evaluations=result.evaluations,
             search=str(result.status),
         )
         self.report.events.extend(result.events)
 
-    def _move(
-        self,
-        objective: Objective,
-        work: dict[str, Tensor],
-        direction: Tensor,
-        gradient: Tensor,
-        result: LineSearchResult,
-    ) -> None:
-        target = work["trial"]
-        if result.step != self._tried:
-            torch.add(work["origin"], direction, alpha=result.step, out=target)
-        objective.commit(target)
-        after = result.payload
+    def _move(self, objective: Objective, direction: Tensor, gradient: Tensor, result: LineSearchResult) -> float:
+        """Moves the model to where the search ended, and learns from it; returns the length of the step."""
+        target, after = self._place(objective, direction, result.step), result.payload
         if after is None:
             # The search knew values only.
             result.value, after = objective.value_and_grad(target)
         step = direction if result.step == 1.0 else direction.mul_(result.step)
-        self._learn(objective, step, torch.sub(after, gradient, out=work["change"]), result)
+        length = self._learn(objective, step, torch.sub(after, gradient, out=self._work["change"]), result)
+        # Last, so that the next step, which compares them, finds both in the caches.
+        objective.commit(target)
         self.memory["end"] = self._end(objective, target, result.value, after)
+        return float(torch.linalg.vector_norm(step)) if length is None else length
+
+    def _place(self, objective: Objective, direction: Tensor, step: float) -> Tensor:
+        """Returns the point at a step along the direction, in the one vector that is there for it.
+
+        Where the step began is not kept beside it: the model stands there until it is moved.
+        """
+        position = self._work["position"]
+        if step != self._tried:
+            if self._tried != 0.0:
+                objective.space.read(position)
+            self._tried = step
+            position.add_(direction, alpha=step)
+        return position
+
+    def _stay(self, objective: Objective, value: float, gradient: Tensor, *, known: bool = True) -> None:
+        """Keeps what is known of the point where the model stays, for the next step; ``p.grad`` has the gradient."""
+        if known:
+            self.memory["end"] = self._end(objective, self._work["position"], value, gradient.clone())
 
     def _end(self, objective: Objective, position: Tensor, value: float, gradient: Tensor) -> dict[str, Any] | None:
         """What the next step can take over, where it sees the same function."""
@@ -215,44 +235,35 @@ class Searching(Optimizer):
 
     def _begin(self, objective: Objective, work: dict[str, Tensor]) -> tuple[float, Tensor]:
         """Value and gradient where the model stands, from the last step if that ended here on the same data."""
-        end = self.memory.get("end")
-        if end is not None and end["key"] == objective.key and objective.space.stands_at(end["position"]):
-            if end["position"] is work["trial"]:
-                work["trial"] = work["origin"]
-            work["origin"] = end["position"]
-            objective.resume(end["value"], end["gradient"])
-            self._resumed = True
+        # Taken out of the memory: the step writes to its position, and may be interrupted.
+        end, self.memory["end"], self._tried = self.memory.get("end"), None, 0.0
+        self._resumed = bool(end) and end["key"] == objective.key and objective.space.stands_at(end["position"])
+        if self._resumed:
+            work["position"] = end["position"]
+            objective.resume(end["value"], end["gradient"], share=True)
             return end["value"], end["gradient"]
-        self.memory["end"], self._resumed = None, False
-        objective.space.read(work["origin"])
+        objective.space.read(work["position"])
         return objective.value_and_grad()
 
     def _workspace(self, objective: Objective) -> dict[str, Tensor]:
         """Vectors that every step overwrites; no state, so they are not saved."""
         space = objective.space
         work: dict[str, Tensor] | None = getattr(self, "_work", None)
-        if work is None or (work["origin"].shape, work["origin"].dtype, work["origin"].device) != (
+        if work is None or (work["change"].shape, work["change"].dtype, work["change"].device) != (
             (space.n,),
             space.dtype,
             space.device,
         ):
-            names = ("origin", "trial", "direction", "change")
+            names = ("position", "direction", "change")
             work = {name: torch.empty(space.n, dtype=space.dtype, device=space.device) for name in names}
             self._work = work
         return work
 
     def _search(
-        self,
-        objective: Objective,
-        work: dict[str, Tensor],
-        direction: Tensor,
-        value: float,
-        slope: float,
-        step0: float,
+        self, objective: Objective, direction: Tensor, value: float, slope: float, step0: float
     ) -> LineSearchResult:
         """Searches along the direction."""
         config = self.config
-        origin, trial = work["origin"], work["trial"]
         c1, c2 = self.config.constants()
         common: dict[str, Any] = {
             "step0": step0,
@@ -262,14 +273,13 @@ class Searching(Optimizer):
         }
 
         def values(step: float) -> float:
-            return objective.value(torch.add(origin, direction, alpha=step, out=trial))
+            return objective.value(self._place(objective, direction, step))
 
-        noise, self._tried = 0.0, None
+        noise = 0.0
 
         def slopes(step: float) -> tuple[float, float, Tensor]:
             nonlocal noise
-            there, gradient = objective.value_and_grad(torch.add(origin, direction, alpha=step, out=trial))
-            self._tried = step
+            there, gradient = objective.value_and_grad(self._place(objective, direction, step))
             bend = dot(gradient, direction)
             noise = max(noise, _unexplained(value, slope, step, there, bend))
             return there, bend, gradient

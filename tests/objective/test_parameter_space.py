@@ -117,3 +117,19 @@ def test_versions_see_writes_and_new_storage():
     assert seen[0] != seen[1] != seen[2]
     space.read()
     assert space.versions() == seen[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [9, 2**16 + 3])
+def test_standing_somewhere_is_noticed_to_the_last_entry(dtype, size):
+    space = ParameterSpace([nn.Parameter(torch.ones(2, dtype=dtype)), nn.Parameter(torch.zeros(size, dtype=dtype))])
+    where = space.read()
+    assert space.stands_at(where)
+    assert not space.stands_at(where[:-1])
+    last = space.parameters[1].data  # writes through .data are seen by no version counter
+    last[-1] = 1e-30
+    assert not space.stands_at(where)
+    last[-1] = -0.0
+    assert space.stands_at(where), "as values, not as bits"
+    last[-1] = where[-1] = torch.nan
+    assert not space.stands_at(where)

@@ -43,6 +43,27 @@ def test_products_are_those_of_dense_matrices(count: int, n: int, dtype: torch.d
     torch.testing.assert_close(v, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "n"), [*SHAPES, (3, 1_000_003), (4000, 600)])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("place", ["new", "other", "vector"])
+def test_a_combination_and_its_products_are_those_taken_one_by_one(
+    count: int, n: int, threads: int, place: str
+) -> None:
+    matrix, v, factors = rows(count, n), vector(n), vector(count)
+    wanted = long_rows.combine(matrix, factors, v, beta=-0.5)
+    out = {"new": None, "other": torch.full_like(v, torch.nan), "vector": v}[place]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        combined, products = long_rows.combine_inner(matrix, factors, v, beta=-0.5, out=out)
+    finally:
+        torch.set_num_threads(before)
+    assert out is None or combined is out
+    torch.testing.assert_close(combined, wanted, rtol=1e-12, atol=1e-10)
+    assert products.dtype == torch.float64
+    torch.testing.assert_close(products, long_rows.inner(matrix, wanted), rtol=1e-11, atol=1e-8)
+
+
 @pytest.mark.parametrize(("count", "n"), SHAPES)
 def test_large_rows_begin_at_cache_lines_and_stay_there(count: int, n: int) -> None:
     matrix = rows(count, n)

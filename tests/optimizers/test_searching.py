@@ -116,3 +116,74 @@ def test_steps_allocate_no_vectors_of_their_own(name: str) -> None:
     run(optimizer, one, range(3), full=True)
     assert {tensor.data_ptr() for tensor in optimizer._work.values()} == places
     assert optimizer.memory["end"]["position"].data_ptr() in places
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_handed_out_may_be_overwritten(name: str) -> None:
+    # p.grad is not copied where a step goes on from the last one, so nothing that is kept may lie in it: neither
+    # after a step, nor where the model stays, at a rate of zero or after a search that found nothing.
+    losses = []
+    for overwrite in (False, True):
+        one = training(dtype=torch.float64)
+        optimizer = ho.create(name, one.model.parameters())
+        for index in range(6):
+            rate = 0.0 if index in (2, 3) else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(float(optimizer.step(one.objective)))
+            assert optimizer.report.accepted == bool(rate)
+            gradient = one.objective.value_and_grad(one.objective.position())[1]
+            if not rate:
+                found = torch.cat([parameter.grad.flatten() for parameter in one.model.parameters()])
+                torch.testing.assert_close(found, gradient, rtol=1e-12, atol=0)
+            if overwrite:
+                for parameter in one.model.parameters():
+                    parameter.grad.fill_(7.0)
+    assert losses[:6] == losses[6:]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failed_search_leaves_the_model_and_what_is_known_of_the_point(overwrite: bool) -> None:
+    objective = function(lambda x: (10 * x).square().sum() + x.sum() ** 4, [1.0, 2.0])
+    (x,) = objective.model.parameters()
+    optimizer = ho.create("lbfgs", [x], max_evaluations=1)
+    for _ in range(2):
+        optimizer.step(objective)
+    where = x.detach().clone()
+    optimizer.param_groups[0]["lr"] = 1e3
+    optimizer.step(objective)
+    assert not optimizer.report.accepted
+    assert torch.equal(x, where)
+    if overwrite:
+        x.grad.fill_(7.0)
+    paid = objective.ledger.counts["gradient"]
+    optimizer.step(objective)
+    assert objective.ledger.counts["gradient"] == paid + 1, "the trial alone: the gradient here is known"
+    torch.testing.assert_close(x.grad, objective.value_and_grad()[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("when", ["trial", "before the move", "after the move"])
+def test_after_a_step_that_was_interrupted_nothing_stale_is_taken_over(name: str, when: str, monkeypatch) -> None:
+    one = training(dtype=torch.float64)
+    optimizer = ho.create(name, one.model.parameters())
+    run(optimizer, one, range(3), full=True)
+    before = one.objective.position()
+
+    def interrupt(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    owner, name_ = {
+        "trial": (ho.Objective, "_forward"),
+        "before the move": (ho.Objective, "commit"),
+        "after the move": (type(optimizer), "_end"),
+    }[when]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name_, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(one.objective)
+    assert torch.equal(one.objective.position(), before) == (when != "after the move")
+    value, gradient = one.objective.value_and_grad()
+    assert float(optimizer.step(one.objective)) == value
+    assert optimizer.report.grad_norm == pytest.approx(float(gradient.norm()), rel=1e-12)
+    assert optimizer.report.accepted
