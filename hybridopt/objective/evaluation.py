@@ -193,14 +193,15 @@ class Evaluation:
         Args:
             value: The function's value, as an earlier evaluation on the same data gave it.
             gradient: Its gradient, shape (n,).
+            share: Whether `start_gradients`, which become ``p.grad``, may be views of `gradient`: nothing that is kept
+                beyond the step may then lie in it.
         """
-        plain = (
-            gradient
-            if not self._decay
-            else gradient - self.add_decay_product(torch.zeros_like(gradient), self.position())
-        )
+        if self._decay:
+            plain = gradient - self.add_decay_product(torch.zeros_like(gradient), self.position())
+        else:
+            plain = gradient if share else gradient.clone()
         loss = torch.as_tensor(value - self.regularization(), dtype=gradient.dtype, device=gradient.device)
-        self._remember_start(loss, self.space.tensors(plain.clone()))
+        self._remember_start(loss, self.space.tensors(plain))
 
     @property
     def repeatable(self) -> bool:
