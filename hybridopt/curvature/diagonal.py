@@ -8,7 +8,7 @@ from torch import Tensor
 from hybridopt.core import CombinationError, ConfigError, ObjectiveError
 from hybridopt.curvature.empirical_fisher import EmpiricalFisherOperator, data_gradients
 from hybridopt.curvature.fisher import FisherOperator
-from hybridopt.curvature.likelihood import likelihood_at, output_hessian_root
+from hybridopt.curvature.likelihood import likelihood_at, output_hessian_root, own_part
 from hybridopt.curvature.squares import couples_data, squared_gradients
 from hybridopt.linalg import composite
 from hybridopt.linalg.operator import SymmetricOperator
@@ -140,7 +140,7 @@ def _columns(point: Point, of: str) -> list[list[Tensor]] | None:
         return [data_gradients(point)[1]]
     point.require_outputs()
     try:
-        if sum(output.numel() for output in point.outputs) > 1.3 * point.space.n * point.objective.samples:
+        if sum(output.numel() for output in point.outputs) > 1.3 * point.space.n * own_part(point)[1].objective.samples:
             return None
         try:
             return list(likelihood_at(point).square_root())

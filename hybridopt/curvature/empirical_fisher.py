@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from hybridopt.core import CombinationError, ConfigError, ObjectiveError
 from hybridopt.curvature.fisher import OuterProducts
-from hybridopt.curvature.likelihood import couples, sample_dimension
+from hybridopt.curvature.likelihood import couples, own_part, sample_dimension
 from hybridopt.objective import Objective, Point
 from hybridopt.objective.products import PointOperator
 from hybridopt.objective.randomness import RandomState
@@ -98,6 +98,7 @@ def data_gradients(
     point = getattr(point, "products", point)  # where curvature has samples of its own, those count
     if not point.keeps_graph:
         raise CombinationError("Gradients of single data need the whole batch at once, not micro-batches.")
+    weight, point = own_part(point)
     point.require_outputs()
     samples = point.objective.samples
     gradients = point.output_gradients
@@ -125,7 +126,7 @@ def data_gradients(
             if strict:
                 raise
             reduction = "mean"
-    scale = samples**0.5 if reduction == "mean" else 1.0
+    scale = (weight * samples) ** 0.5 if reduction == "mean" else 1.0
     return reduction, [scale * gradient for gradient in gradients], dimensions
 
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from hybridopt.core import CombinationError, ConfigError
 from hybridopt.curvature.likelihood_terms import RECOGNISED, Call, Recorder, Term
+from hybridopt.objective.parallel_point import ParallelPoint
 from hybridopt.objective.point import Point
 from hybridopt.objective.randomness import RandomState
+from hybridopt.objective.share import Share
 
 _KNOWN = (
     "It must be made of torch.nn.functional.cross_entropy, nll_loss of a log_softmax, mse_loss, gaussian_nll_loss or "
@@ -48,11 +50,13 @@ class Likelihood:
         dimensions: Of each output, the dimension that counts the data.
     """
 
-    def __init__(self, outputs: Sequence[Tensor], terms: Sequence[Term], samples: int) -> None:
+    def __init__(
+        self, outputs: Sequence[Tensor], terms: Sequence[Term], samples: int, share: Share | None = None
+    ) -> None:
         self._outputs = list(outputs)
         self._terms = list(terms)
         self.families = [term.family for term in terms]
-        self._samples = samples
+        self._samples, self._share, self._weight = samples, share, 1.0
 
     @property
     def dimensions(self) -> list[int]:
@@ -73,7 +77,8 @@ class Likelihood:
             One tensor per output, weighted as the class says: its mean is zero, its covariance the Hessian of the loss
             in the outputs.
         """
-        return self._pull([term.sample(generator) for term in self._terms])
+        drawn = self._pull([term.sample(generator, self._share) for term in self._terms])
+        return [self._weight**0.5 * part for part in drawn]
 
     def square_root(self, per: str = "datum") -> Iterator[list[Tensor]]:
         """Yields the columns of an exact square root of the loss's Hessian in the outputs.
@@ -99,7 +104,8 @@ class Likelihood:
             for column in term.columns(by_position=per == "position"):
                 for mask in masks:
                     part = column if mask is None else column * mask
-                    yield self._pull([part if at == index else None for at in range(len(self._terms))])
+                    pulled = self._pull([part if at == index else None for at in range(len(self._terms))])
+                    yield [self._weight**0.5 * each for each in pulled]
 
     def hessian_product(self, tangents: Sequence[Tensor | None]) -> list[Tensor]:
         """Returns the loss's Hessian in the outputs times a vector, by the formulas of the distributions.
@@ -107,7 +113,8 @@ class Likelihood:
         Args:
             tangents: One tensor per output, None for zeros.
         """
-        return self._pull([term.hessian_product(self._push(term, tangents)) for term in self._terms])
+        products = self._pull([term.hessian_product(self._push(term, tangents)) for term in self._terms])
+        return [self._weight * product for product in products]
 
     # -- between the outputs and the arguments of the loss's calls -------------------------------------------------
 
@@ -183,6 +190,7 @@ def likelihood_at(point: Point) -> Likelihood:
             "A likelihood needs the outputs of the whole batch at once: do not evaluate in micro-batches, or take the "
             "Gauss-Newton matrix."
         )
+    weight, point = own_part(point)
     outputs, structure = point.free_outputs()
     loss_fn, targets = point.objective.loss_fn, point.objective.targets
     before = RandomState(point.space.device)
@@ -197,9 +205,21 @@ def likelihood_at(point: Point) -> Likelihood:
                 loss = loss_fn(structure) if targets is None else loss_fn(structure, targets)
     finally:
         before.restore()
-    made = Likelihood(outputs, terms, point.objective.samples)
+    made = Likelihood(outputs, terms, point.objective.samples, point.objective.share)
     _verify(made, loss, outputs, terms)
+    made._weight = weight
     return made
+
+
+def own_part(point: Point) -> tuple[float, Point]:
+    """Returns the point of this process's samples, and the weight of their loss in that of the whole batch.
+
+    They are the point itself and 1 unless the batch is divided among processes.
+
+    Args:
+        point: Where.
+    """
+    return (point.weight, point.own) if isinstance(point, ParallelPoint) else (1.0, point)
 
 
 def _terms(loss: Tensor, calls: list[Call], others: list[str]) -> list[Term]:
@@ -299,6 +319,7 @@ def output_hessian_root(point: Point) -> Iterator[list[Tensor]]:
     """
     if not point.keeps_graph:
         raise CombinationError("The square root of the output Hessian needs the whole batch at once.")
+    weight, point = own_part(point)
     outputs = point.outputs
     if len(outputs) != 1:
         raise CombinationError("The square root of an unrecognised loss's Hessian needs a single output tensor.")
@@ -323,7 +344,7 @@ def output_hessian_root(point: Point) -> Iterator[list[Tensor]]:
         raise CombinationError("The loss is not convex in the outputs: its Hessian has no real square root.")
     roots = vectors * values.clamp(min=0).sqrt()[:, None, :]
     for column in range(size):
-        yield [as_output(roots[:, :, column])]
+        yield [weight**0.5 * as_output(roots[:, :, column])]
 
 
 def loss_hessian(point: Point) -> Callable[[Sequence[Tensor]], list[Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hybridopt.core import CombinationError
+from hybridopt.objective.share import Share, draw_rows
 
 _OTHERS = (
     "binary_cross_entropy", "smooth_l1_loss", "huber_loss", "l1_loss", "kl_div", "poisson_nll_loss",
@@ -117,11 +118,12 @@ class Term(ABC):
         """Sets source, weight and gradient."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator | None) -> Tensor:
+    def sample(self, generator: torch.Generator | None, share: Share | None = None) -> Tensor:
         """Returns sqrt(s_i) times the gradient of each unit at a target drawn from the model's distribution.
 
         Args:
             generator: Where the draws come from.
+            share: This process's part of the batch, None for all of it.
         """
 
     @abstractmethod
@@ -218,11 +220,11 @@ class Categorical(Term):
         spread = factor[..., None] if factor.dim() else factor
         self.gradient = self.weight[..., None] * self._probabilities - spread * masses
 
-    def sample(self, generator: torch.Generator | None) -> Tensor:
+    def sample(self, generator: torch.Generator | None, share: Share | None = None) -> Tensor:
         """Draws a class of every unit; see `Term`."""
         p = self._probabilities
         # By inversion, in float64 on the generator's device: `multinomial` wants its generator on the tensor's.
-        uniform = torch.rand(p.shape[:-1], generator=generator, dtype=torch.float64).to(p.device)
+        uniform = draw_rows(_uniform(generator), p.shape[:-1], share).to(p.device)
         steps = p.double().cumsum(-1)
         drawn = (steps < uniform[..., None] * steps[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1)
         return self.weight.sqrt()[..., None] * (p - functional.one_hot(drawn, p.shape[-1]).to(p))
@@ -305,9 +307,13 @@ class Gaussian(_Elementwise):
         """Returns the size of outputs and weights; see `Term`."""
         return float((self.weight * (1 + self.source.detach().abs())).double().square().sum())
 
-    def sample(self, generator: torch.Generator | None) -> Tensor:
+    def sample(self, generator: torch.Generator | None, share: Share | None = None) -> Tensor:
         """Draws a Gaussian error of every element; see `Term`."""
-        error = torch.randn(self._root.shape, generator=generator, dtype=torch.float64)
+        error = draw_rows(
+            lambda count: torch.randn(count, generator=generator, dtype=torch.float64, device="cpu"),
+            self._root.shape,
+            share,
+        )
         return self._root * error.to(self._root)
 
 
@@ -350,11 +356,15 @@ class Bernoulli(_Elementwise):
         self.gradient = self.weight * self._probabilities - factor * masses
         self._root = (self.weight * self._probabilities * torch.sigmoid(-logits)).sqrt()
 
-    def sample(self, generator: torch.Generator | None) -> Tensor:
+    def sample(self, generator: torch.Generator | None, share: Share | None = None) -> Tensor:
         """Draws zero or one for every element; see `Term`."""
         p = self._probabilities
-        uniform = torch.rand(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+        uniform = draw_rows(_uniform(generator), p.shape, share).to(p.device)
         return self.weight.sqrt() * (p - (uniform < p).to(p))
+
+
+def _uniform(generator: torch.Generator | None) -> Callable[[int], Tensor]:
+    return lambda count: torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
 
 
 RECOGNISED: dict[str, type[Term]] = {

@@ -13,6 +13,7 @@ from hybridopt.curvature.empirical_fisher import uses_batch
 from hybridopt.curvature.kronecker import capture
 from hybridopt.curvature.kronecker.cotangents import signed
 from hybridopt.curvature.kronecker.layers import layers_of
+from hybridopt.curvature.likelihood import own_part
 from hybridopt.objective import Point
 
 _ENTRIES = 1 << 23
@@ -54,12 +55,13 @@ def squared_gradients(
     """
     if not point.keeps_graph:
         raise CombinationError("Gradients of single data need the whole batch at once, not micro-batches.")
-    space, samples = point.space, point.objective.samples
+    own = own_part(point)[1]
+    space, samples = point.space, own.objective.samples
     out = torch.zeros(space.n, dtype=space.dtype, device=space.device)
     parts = space.views(out)
     if not columns or not columns[0]:
         return out, []
-    with capture(point.objective) as seen:
+    with capture(own.objective) as seen:
         layers = {
             layer: calls
             for layer, calls in layers_of(seen.calls).items()
@@ -84,6 +86,8 @@ def squared_gradients(
                 layer.scatter(_squares(pairs), held)
                 for place in layer.positions:
                     parts[place].add_(held[place])
+    (out,) = point.objective.summed([out])
+    parts = space.views(out)
     rest = [place for place in rest if place in point.used]
     if rest:
         generator = torch.Generator().manual_seed(0) if generator is None else generator

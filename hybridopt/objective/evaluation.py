@@ -16,6 +16,7 @@ from hybridopt.objective.parameters import ParameterSpace, Slots
 from hybridopt.objective.point import Point, flatten_outputs
 from hybridopt.objective.problem import Problem, differentiate
 from hybridopt.objective.randomness import RandomState
+from hybridopt.objective.share import Share
 
 if TYPE_CHECKING:
     from hybridopt.objective.objective import Objective
@@ -41,6 +42,8 @@ class Evaluation:
     position: Callable[[], Tensor]
     _problem: Problem
     _decay: Decay
+    share: Share | None = None
+    """This process's part of a batch that is divided among processes; None if it has all of it."""
 
     def __call__(self) -> Tensor:
         """Returns the loss on the batch with its graph: the model's own forward pass, with nothing around it.
@@ -107,10 +110,10 @@ class Evaluation:
             from hybridopt.objective.split_point import SplitPoint
 
             return SplitPoint(self, hidden=hidden)  # type: ignore[return-value]
+        self._problem.uncompiled = True
         guard = twice_differentiable(hidden=hidden)
         with self._evaluation(at_start=self._at_start), torch.enable_grad(), guard as demand:
             loss, outputs = self._forward(separate=True)
-        self._problem.uncompiled = True
             tensors = [] if self.loss_fn is None else flatten_outputs(outputs)
             kept = demand.hidden or []
             gradients = self._parameter_gradients(loss, [*tensors, *kept], create_graph=True)
@@ -136,6 +139,17 @@ class Evaluation:
         gradients = differentiate(loss, parameters)
         self.ledger.pay("gradient", self.work)
         return loss.detach(), gradients
+
+    def summed(self, tensors: Sequence[Tensor], *, as_loss: bool = False) -> list[Tensor]:
+        """Returns sums over the samples of this process as sums over those of the whole batch.
+
+        For methods that look at samples themselves; values, gradients and products are of the whole batch already.
+
+        Args:
+            tensors: Any shapes, which may be overwritten.
+            as_loss: Whether to weigh them as the loss of this process's samples in that of the whole batch.
+        """
+        return list(tensors)
 
     def differentiate(
         self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False

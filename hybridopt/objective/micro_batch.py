@@ -55,7 +55,7 @@ class MicroBatched(Objective):
         made._size, made._reduction, made._pieces = size, reduction, None
         made.renew()
         _ = made.pieces  # what cannot be divided is refused here, not in the first step
-        norms = [name for name, module in objective.model.named_modules() if _mixes_samples(module)]
+        norms = [name for name, module in objective.model.named_modules() if mixes_samples(module)]
         if norms and len(made.pieces) > 1:
             warnings.warn(
                 f"BatchNorm in train mode ({', '.join(norms[:3])}) normalizes by the micro-batch: the function differs "
@@ -314,7 +314,12 @@ class MicroBatchedOperator(PointOperator):
 _OWN = ("_size", "_reduction", "_pieces")
 
 
-def _mixes_samples(module: nn.Module) -> bool:
+def mixes_samples(module: nn.Module) -> bool:
+    """Whether a module normalizes by the samples that it is called with.
+
+    Args:
+        module: Any.
+    """
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 

@@ -226,6 +226,26 @@ class Objective(Evaluation):
             size = samples_within(self, memory_budget)
         return MicroBatched.of(self, size, reduction)
 
+    def in_data_parallel(self, process_group: Any = None, *, reduction: str = "mean") -> Objective:
+        """Returns the function of a batch that is divided among processes, each of which gives its part to this one.
+
+        Values, gradients and products are summed over the processes, so every method takes the same steps in all of
+        them; see `hybridopt.objective.data_parallel.DataParallel`. Parts may have different sizes. Micro-batches within
+        a process: ``objective.in_data_parallel().in_micro_batches(size)``.
+
+        Args:
+            process_group: Of `torch.distributed`; None for all processes.
+            reduction: ``"mean"`` or ``"sum"``: how the loss treats samples. A mean over anything else, such as the
+                valid steps of padded sequences, has to be written as a sum divided by a constant.
+
+        Raises:
+            ObjectiveError: If there is no process group, a process has no samples, or the model has SyncBatchNorm in
+                train mode.
+        """
+        from hybridopt.objective.data_parallel import DataParallel
+
+        return DataParallel.of(self, process_group, reduction)
+
     @property
     def model(self) -> nn.Module:
         """The module whose parameters are optimized."""

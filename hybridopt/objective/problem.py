@@ -113,7 +113,7 @@ class Problem:
             loss = self.loss_fn(outputs)
         else:
             loss = self.loss_fn(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
+        if not isinstance(loss, Tensor) or loss.dim() != 0 or loss.is_complex():
             loss = _as_scalar(loss)
         return loss, outputs
 
@@ -132,8 +132,8 @@ def _refuse_replicas(model: nn.Module) -> None:
     if isinstance(model, nn.parallel.DistributedDataParallel) and model.process_group.size() > 1:
         raise ObjectiveError(
             "DistributedDataParallel averages gradients in backward() only, which optimizers here do not call, so the "
-            "replicas would drift apart. Give the objective model.module in a single process (in_micro_batches for "
-            "large batches), or run one process per experiment: hybridopt run -m."
+            "replicas would drift apart. Give every process the model itself (model.module) and its part of the batch: "
+            "hybridopt.Objective(model.module, loss_fn, inputs, targets).in_data_parallel()."
         )
 
 
@@ -153,6 +153,7 @@ def differentiate(loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool 
         raise ObjectiveError(
             "The loss has no graph: it does not depend on any parameter that requires a gradient. Do not detach "
             "it, do not use .item() or torch.no_grad() in the model or the loss, and check requires_grad."
+            + (" Nor can anything be differentiated in torch.inference_mode()." * torch.is_inference_mode_enabled())
         )
     try:
         return torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
@@ -199,6 +200,8 @@ def _as_scalar(loss: Any) -> Tensor:
             + (" (a number has no graph)" if isinstance(loss, int | float) else "")
             + ". Return it from the loss function as it comes out of torch, without .item()."
         )
+    if loss.is_complex():
+        raise ObjectiveError(f"The loss must be real, not {loss.dtype}. Return its .real, or .abs().")
     if loss.numel() != 1:
         raise ObjectiveError(
             f"The loss must be a scalar, but has shape {tuple(loss.shape)}. Reduce it, e.g. with .mean() or "

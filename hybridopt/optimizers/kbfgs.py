@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hybridopt.core import CombinationError, option
 from hybridopt.objective import Objective
+from hybridopt.objective.data_parallel import DataParallel
 from hybridopt.objective.micro_batch import MicroBatched
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.kbfgs_factors import LimitedMemory, bfgs, double_damping
-from hybridopt.optimizers.kbfgs_layers import Layer, Seen, layers_of, watching
+from hybridopt.optimizers.kbfgs_layers import Layer, Seen, layers_of, of_all_processes, watching
 from hybridopt.optimizers.matrix_split import Treatment, described, parameter_names, split_event
 
 
@@ -104,7 +105,7 @@ class KBFGS(Optimizer):
         self.note(grad_norm=length)
         if not self.can_descend(value, length):
             return
-        seen = [one for one in before if one.complete]
+        seen = [one for one in of_all_processes(before, objective) if one.complete]
         self._show(objective, [one.layer for one in seen])
         means = self._mean_gradients(space.parameters, space.tensors(gradient))
         direction = {id(p): mean * self.config.fallback_rate for p, mean in zip(space.parameters, means, strict=True)}
@@ -122,6 +123,7 @@ class KBFGS(Optimizer):
         objective.commit(origin - step)
         with watching([one.layer for one in seen], inputs=False) as after:
             moved_value, _ = objective.value_and_grad()
+        of_all_processes(after, objective)
         accepted = math.isfinite(moved_value)
         if accepted:
             for one, other in zip(seen, after, strict=True):
@@ -153,7 +155,7 @@ class KBFGS(Optimizer):
         return described(self.split(objective), "K-BFGS", "gradient")
 
     def _layers(self, objective: Objective) -> list[Layer]:
-        if isinstance(objective, MicroBatched):
+        if isinstance(objective.local if isinstance(objective, DataParallel) else objective, MicroBatched):
             raise CombinationError(
                 "K-BFGS needs what its layers see of a whole batch at once: do not evaluate in micro-batches, or use "
                 "kfac or shampoo."

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.curvature.kronecker.calls import patches
+from hybridopt.objective import Objective
+from hybridopt.objective.data_parallel import DataParallel
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -191,6 +193,28 @@ class Seen:
             shape = (module.stride, _padding(module), module.dilation)
             rows = patches(x, module.kernel_size, shape, module.groups).flatten(1, 2)
         return rows if self.layer.bias is None else torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+
+
+def of_all_processes(seen: Sequence[Seen], objective: Objective) -> list[Seen]:
+    """Returns what was seen of the whole batch, where that is divided among processes.
+
+    Args:
+        seen: What was seen of each layer here; changed in place.
+        objective: The objective that was evaluated.
+    """
+    if not isinstance(objective, DataParallel):
+        return list(seen)
+    sums = [one for one in seen if one.complete]
+    counts = [float(one.rows) for one in sums]
+    (rows,) = objective.summed([torch.tensor(counts, dtype=torch.float64, device=objective.space.device)])
+    for one, count in zip(sums, rows.tolist(), strict=True):
+        one.rows = int(count)
+    for name in ("outputs", "gradients", "inputs", "products"):
+        present = [one for one in sums if getattr(one, name) is not None]
+        totals = objective.summed([getattr(one, name) for one in present], as_loss=name == "gradients")
+        for one, total in zip(present, totals, strict=True):
+            setattr(one, name, total)
+    return list(seen)
 
 
 @contextmanager

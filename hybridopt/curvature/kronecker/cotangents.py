@@ -9,8 +9,15 @@ from torch import Tensor
 
 from hybridopt.core import CombinationError, ConfigError
 from hybridopt.curvature.empirical_fisher import data_gradients
-from hybridopt.curvature.likelihood import Likelihood, likelihood_at, output_hessian_root, sample_dimension
+from hybridopt.curvature.likelihood import (
+    Likelihood,
+    likelihood_at,
+    output_hessian_root,
+    own_part,
+    sample_dimension,
+)
 from hybridopt.objective import Point
+from hybridopt.objective.share import draw_rows
 
 KINDS = ("monte_carlo", "exact", "propagation", "empirical", "auto")
 
@@ -83,8 +90,12 @@ def signed(point: Point, column: Sequence[Tensor], generator: torch.Generator) -
         column: One tensor per output (see `Point.outputs`).
         generator: Where the signs come from.
     """
-    samples = point.objective.samples
-    signs = torch.randint(0, 2, (samples,), generator=generator).mul_(2).sub_(1)
+    objective = own_part(point)[1].objective
+    samples = objective.samples
+    bits = draw_rows(
+        lambda count: torch.randint(0, 2, (count,), generator=generator, device="cpu"), (samples,), objective.share
+    )
+    signs = bits.mul(2).sub(1)
     result = []
     for part in column:
         shape = [1] * part.dim()

@@ -21,8 +21,10 @@ from hybridopt.curvature.kronecker.factors import (
     squared_gradients,
 )
 from hybridopt.curvature.kronecker.layers import Layer, layers_of
+from hybridopt.curvature.likelihood import own_part
 from hybridopt.objective import Point
 from hybridopt.objective.micro_batch import MicroBatchedPoint
+from hybridopt.objective.parallel_point import ParallelPoint
 
 
 @dataclass
@@ -131,20 +133,49 @@ def statistics(
     """
     # Where curvature has samples of its own (`Objective.with_curvature_batch`), so have the factors.
     point = getattr(point, "products", point)
+    if isinstance(point, ParallelPoint):
+        return _of_processes(point, recipe, generator, bases or {}, excluded)
     if point.keeps_graph:
         return _of_piece(point, recipe, generator, bases or {}, excluded)
     total = Statistics()
     if len(point.objective.pieces) > 1:
-        if recipe.setting == "nearest":
-            raise CombinationError(
-                "setting=nearest needs the whole batch at once: use setting=expand with micro-batches."
-            )
-        recipe = replace(recipe, setting="reduce" if recipe.setting == "reduce" else "expand")
+        recipe = _piecewise(recipe)
     for weight, piece in point.objective.pieces:
         with piece.at() as part:
             own = _of_piece(part, recipe, generator, bases or {}, excluded | total.excluded)
         total.add(own, weight, piece.samples / point.objective.samples)
     return total
+
+
+def _piecewise(recipe: Recipe) -> Recipe:
+    """Returns a recipe of which every piece of a batch can do its part."""
+    if recipe.setting == "nearest":
+        raise CombinationError(
+            "setting=nearest needs the whole batch at once: use setting=expand with micro-batches or several processes."
+        )
+    return replace(recipe, setting="reduce" if recipe.setting == "reduce" else "expand")
+
+
+def _of_processes(
+    point: ParallelPoint,
+    recipe: Recipe,
+    generator: torch.Generator,
+    bases: Mapping[Layer, Basis],
+    excluded: frozenset[int],
+) -> Statistics:
+    """The sums of all processes' statistics, each a piece of the batch."""
+    if not point.keeps_graph:
+        raise CombinationError("K-FAC takes micro-batches or several processes, not both: leave the micro-batches out.")
+    objective, part = point.objective, point.own.objective.share
+    assert part is not None
+    # The cotangents are those of the whole batch's loss, the activations weigh as their samples do.
+    found = _of_piece(point, _piecewise(recipe), generator, bases, excluded)
+    for name, weight in (("inputs", part.samples / part.total), ("outputs", 1.0), ("squares", 1.0)):
+        kept: dict[Layer, Tensor] = getattr(found, name)
+        sums = objective.summed([factor * weight for factor in kept.values()])
+        kept.update(zip(kept, sums, strict=True))
+    found.diagonal = objective.summed(found.diagonal)
+    return found
 
 
 def _of_piece(
@@ -157,7 +188,7 @@ def _of_piece(
     space = point.space
     columns = cotangents(point, recipe.kind, recipe.samples, generator)
     made = Statistics()
-    with capture(point.objective, excluded) as seen:
+    with capture(own_part(point)[1].objective, excluded) as seen:
         made.excluded = seen.excluded
         layers = layers_of(seen.calls)
         if not layers and not seen.excluded:
