@@ -109,7 +109,13 @@ def test_help_is_the_commands_without_a_name_and_the_scripts_with_one(capsys: py
 
 def test_an_interrupt_reaches_the_script(papers: Path) -> None:
     command = [sys.executable, "-m", "hybridopt", "paper", "du", "wait", "--from", str(papers)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=job_environment(1))
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=job_environment(1),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in a shell's background ignore it
+    )
     deadline = time.monotonic() + 60
     while not Path("begun").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

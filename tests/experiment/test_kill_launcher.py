@@ -315,7 +315,7 @@ def test_many_kills_of_launchers_and_jobs(tmp_path: Path, sweeps: list[Sweep]) -
     counts: collections.Counter[str] = collections.Counter()
     first = int(os.environ.get("HYBRIDOPT_TEST_SEED", "0"))
     wanted = ("job: conjugate gradients", "job: checkpoint", "in an escape's trial", "launcher: waiting for jobs")
-    for seed in range(first, first + 10):  # the moments are those of the clock: until each phase was met
+    for seed in range(first, first + 20):  # the moments are those of the clock: until each phase was met
         sweep = Sweep(tmp_path / f"seed{seed}", overrides)
         sweeps.append(sweep)
         story = disturb(sweep, random.Random(seed), kills=12, early=0.2)
