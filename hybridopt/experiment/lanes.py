@@ -45,6 +45,8 @@ class LaneTrainer(Trainer):
         self.clock = LaneClock(self.parts.device)
         self.stack: Stack | None = None
         self.failed: BaseException | None = None
+        # Torch's schedulers warn where the optimizer's own `step` was not called before theirs; the stack steps here.
+        self.parts.optimizer._opt_called = True
 
     def save(self) -> None:
         """Stores the complete state of the run: the checkpoint that it would have written alone."""

@@ -105,6 +105,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.filterwarnings("error:Detected call of .lr_scheduler:UserWarning")
 @pytest.mark.parametrize("method", METHODS)
 def test_lanes_equal_separate_runs(tmp_path: Path, method: str) -> None:
     for pair in both(tmp_path, METHODS[method], schedule={"name": "cosine"}):
