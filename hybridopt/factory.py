@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hybridopt.core import ConfigError
+from hybridopt.core import ConfigError, UnknownNameError
 from hybridopt.optimizers import registry
 
 
@@ -50,4 +50,13 @@ def create(name: str, params: Iterable[Any], *, escape: Any = None, **options: A
         from hybridopt.optimizers.adapters import external
 
         return external(name, params, escape=escape, **options)
-    return registry.get(name)(params, escape=escape, **options)
+    try:
+        cls = registry.get(name)
+    except UnknownNameError as error:
+        from hybridopt.optimizers.scipy_adapter import scipy_name
+
+        theirs = scipy_name(name)
+        if theirs is None:
+            raise
+        raise UnknownNameError(f"{error} SciPy's method of that name is 'scipy:{theirs}'.") from None
+    return cls(params, escape=escape, **options)

@@ -91,7 +91,8 @@ def minimize(
 
     Args:
         fun: Takes what `x0` is, a tensor, or a list or dict of tensors, and returns a scalar tensor made by torch.
-        x0: Starting point; copied. Its dtype is the one that is computed in: pass float64 for accuracy.
+        x0: Starting point; copied. Its dtype is the one that is computed in: pass float64 for accuracy. Python's
+            numbers and integer arrays are taken in torch's default dtype, float32 unless you changed it.
         method: Any optimizer that `create` knows, ``scipy:trust-krylov`` and the like included.
         escape: What to do at a saddle: None, ``"perturbation"``, ``"negative_curvature"``, ``"neon"``,
             ``"noisy_gradient"``, a mapping with ``name`` and options, an `Escape`, or a list of these to try in turn.
@@ -100,8 +101,9 @@ def minimize(
         max_cost: Most gradient-equivalents (one is one gradient of `fun`).
         certify: Whether to test a stationary point for negative curvature, with Hessian products.
         options: Options of the method.
-        callback: Called after each step with that step's history entry; a true return value ends the run. Of a method
-            that averages, the history is that of the points at which it steps, and the result its average.
+        callback: Called after each step with that step's history entry; a true return value ends the run, as does
+            raising StopIteration. Of a method that averages, the history is that of the points at which it steps, and
+            the result its average.
         seed: Of everything that is random here: the certificate, and an escape given by name.
 
     Returns:
@@ -111,7 +113,8 @@ def minimize(
 
     Raises:
         ConfigError: If an argument is out of range or of the wrong kind.
-        ObjectiveError: If the function does not return a scalar tensor with a graph.
+        ObjectiveError: If the starting point is no floating-point tensor, array, number, or list or dict of tensors,
+            or the function does not return a real scalar tensor with a graph.
 
     Example:
         >>> import torch
@@ -135,7 +138,7 @@ def minimize(
         # An escape looks where this run would end: at a gradient of the same size.
         escape = {"seed": seed} | ({} if gtol is None else {"gtol": gtol}) | dict(escape)
     run = _Run(fun, x0, gtol, max_iter, max_cost, callback, certify, seed)
-    if method.startswith("scipy:"):
+    if isinstance(method, str) and method.startswith("scipy:"):
         run.scipy(method.removeprefix("scipy:"), escape, options or {})
     else:
         run.steps(method, escape, options or {})
@@ -183,7 +186,10 @@ class _Run:
             **more,
         }
         self.history.append(entry)
-        return self.callback is not None and bool(self.callback(entry))
+        try:
+            return self.callback is not None and bool(self.callback(entry))
+        except StopIteration:  # SciPy's way to end a run
+            return True
 
     def steps(self, method: str, escape: Any, options: Mapping[str, Any]) -> None:
         optimizer = create(method, self.objective.model.parameters(), escape=escape, **options)
@@ -250,7 +256,12 @@ class _Run:
                 without = 0
             if without >= self._patience(optimizer):
                 self.status = "stalled"
-                self.reason = f"{without} steps without progress beyond the rounding of the function's value"
+                first = self.history[0]["fun"]
+                self.reason = (
+                    f"{without} steps without progress, and the function rose from {first:.6g} to {value:.6g}"
+                    if value > first + floor
+                    else f"{without} steps without progress beyond the rounding of the function's value"
+                )
                 return
             if self.max_cost is not None and self.cost >= self.max_cost:
                 self.reason = f"{self.cost:.4g} of {self.max_cost:.4g} gradient-equivalents used"

@@ -106,10 +106,31 @@ def test_budget_exhausted_by_steps_cost_and_callback() -> None:
         seen.append(entry)
         return entry["step"] == 4
 
+    def stop(entry: dict[str, Any]) -> None:
+        raise StopIteration
+
+    result = ho.minimize(rosenbrock, start(-1.2, 1.0), callback=stop)
+    assert (result.status, result.n_iter) == ("budget_exhausted", 1)
+    assert ho.minimize(rosenbrock, start(-1.2, 1.0), method="scipy:BFGS", callback=stop).n_iter == 1
+
     result = ho.minimize(rosenbrock, start(-1.2, 1.0), callback=callback)
     assert (result.status, result.n_iter) == ("budget_exhausted", 4)
     assert "callback" in result.message
     assert seen == result.history
+
+
+def test_names_in_scipys_spelling_are_explained() -> None:
+    for name, ours in (("BFGS", "bfgs"), ("L-BFGS-B", "lbfgs"), ("CG", "ncg")):
+        with pytest.raises(ConfigError, match=f"Did you mean '{ours}'.*'scipy:{name}'"):
+            ho.minimize(rosenbrock, start(-1.2, 1.0), method=name)
+    with pytest.raises(ConfigError, match="name of an optimizer"):
+        ho.minimize(rosenbrock, start(-1.2, 1.0), method=torch.optim.Adam)  # type: ignore[arg-type]
+
+
+def test_a_stall_above_the_start_is_not_called_rounding() -> None:
+    result = ho.minimize(lambda x: (x**2).sum(), start(1.0, 2.0), method="sgd", options={"lr": 1.05})
+    assert result.status == "stalled"
+    assert "the function rose from 5 to" in result.message
 
 
 def test_a_run_that_is_stopped_at_a_stationary_point_is_judged_as_one() -> None:

@@ -63,7 +63,11 @@ def suggest(word: str, candidates: Iterable[str]) -> str:
     Example:
         >>> suggest("dampin", ["damping", "lr"])
         " Did you mean 'damping'?"
+        >>> suggest("L-BFGS", ["lbfgs", "sgd"])
+        " Did you mean 'lbfgs'?"
     """
-    near = difflib.get_close_matches(str(word), list(candidates), n=3, cutoff=0.6)
-    near.sort(key=lambda name: sorted(name) != sorted(str(word)))  # swapped letters are the likeliest slip
-    return f" Did you mean '{near[0]}'?" if near else ""
+    plain = {str(name).casefold().replace("-", "_"): name for name in candidates}
+    typed = str(word).casefold().replace("-", "_")
+    near = difflib.get_close_matches(typed, list(plain), n=3, cutoff=0.6)
+    near.sort(key=lambda name: sorted(name) != sorted(typed))  # swapped letters are the likeliest slip
+    return f" Did you mean '{plain[near[0]]}'?" if near else ""

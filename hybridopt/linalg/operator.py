@@ -70,13 +70,28 @@ class SymmetricOperator:
         if isinstance(other, list | tuple):
             return self._unpack(self._matvec(self._checked(self._pack(list(other)))))
         if not isinstance(other, Tensor):
-            return NotImplemented
+            return _no_tensor(other)
         if other.dim() == 2:
             self._checked(other)
             if other.shape[1] == 0:
                 return other.clone()
             return self._matmat(other)
         return self._matvec(self._checked(other))
+
+    def __rmatmul__(self, other: Any) -> Any:
+        """Returns the product with a row vector (n,) or a matrix (k, n) on the left; the operator is symmetric.
+
+        Args:
+            other: What stands on the left. The result has the same form.
+
+        Raises:
+            ConfigError: If the shape, dtype or device does not fit.
+        """
+        if not isinstance(other, Tensor):
+            return _no_tensor(other)
+        if other.dim() == 2:
+            return (self @ other.t()).t()
+        return self @ other
 
     def _checked(self, vector: Tensor) -> Tensor:
         if vector.dim() not in (1, 2) or vector.shape[0] != self.n:
@@ -87,7 +102,7 @@ class SymmetricOperator:
         if vector.dtype != self.dtype or vector.device != self.device:
             raise ConfigError(
                 f"This operator works in {self.dtype} on {self.device}, the vector is {vector.dtype} on "
-                f"{vector.device}. Convert it with vector.to({str(self.dtype)!r:.60})."
+                f"{vector.device}. Convert it with vector.to({str(self.device)!r}, {self.dtype})."
             )
         return vector.contiguous()
 
@@ -95,12 +110,17 @@ class SymmetricOperator:
 
     def __add__(self, other: Any) -> SymmetricOperator:
         if not isinstance(other, SymmetricOperator):
-            return NotImplemented
+            return _no_operator(other)
         return Sum([(1.0, self), (1.0, other)])
+
+    def __radd__(self, other: Any) -> SymmetricOperator:
+        if isinstance(other, int) and other == 0:  # where Python's sum() begins
+            return self
+        return _no_operator(other)
 
     def __sub__(self, other: Any) -> SymmetricOperator:
         if not isinstance(other, SymmetricOperator):
-            return NotImplemented
+            return _no_operator(other)
         return Sum([(1.0, self), (-1.0, other)])
 
     def __mul__(self, factor: Any) -> SymmetricOperator:
@@ -232,6 +252,31 @@ class SymmetricOperator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, dtype={self.dtype}, device={self.device})"
+
+
+def _no_tensor(other: Any) -> Any:
+    """Refuses a NumPy array in words; leaves other types to Python."""
+    if type(other).__module__.partition(".")[0] == "numpy":
+        raise TypeError(
+            "Operators multiply tensors: convert the array with torch.from_numpy(array), or use operator.to_scipy(), "
+            "which takes and gives arrays."
+        )
+    return NotImplemented
+
+
+def _no_operator(other: Any) -> Any:
+    """Refuses a number or a tensor as a summand in words; leaves other types to Python."""
+    if isinstance(other, numbers.Real):
+        raise ConfigError(
+            f"A number cannot be added to an operator. For a shift write A + {float(other)!r} * Identity(), with "
+            "hybridopt.curvature.Identity."
+        )
+    if isinstance(other, Tensor):
+        raise ConfigError(
+            "A tensor cannot be added to an operator. Wrap it, hybridopt.curvature.Dense(matrix) or "
+            "hybridopt.curvature.Diagonal, or add the product: A @ v + tensor."
+        )
+    return NotImplemented
 
 
 class Identity(SymmetricOperator):

@@ -59,7 +59,13 @@ class FunctionModule(nn.Module):
 
 
 def _as_tensor(value: Any) -> Tensor:
-    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value).clone()
+    try:
+        tensor = value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ObjectiveError(
+            f"The starting point must be a tensor, an array, numbers, or a flat list or dict of tensors, not a "
+            f"{type(value).__name__} that is none of them ({error})."
+        ) from error
     if not isinstance(value, Tensor) and not tensor.dtype.is_floating_point:
         tensor = tensor.to(torch.get_default_dtype())
     if not tensor.dtype.is_floating_point:

@@ -113,6 +113,13 @@ class Point:
         self._released = False
         self._regularization = objective.regularization()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ObjectiveError(
+            "A point, and an operator at it, can be neither copied nor pickled: it stands on autograd's graph of the "
+            "model's own parameters. Copy the model, make an objective of it and build the operator there, or keep "
+            "what is plain: operator.dense(), eigenpairs, a gradient."
+        )
+
     @property
     def value(self) -> float:
         """The function's value: the loss plus the regularization of the optimizer's groups."""
@@ -337,7 +344,7 @@ class Point:
             return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error):
-                raise stale() from error
+                raise stale("The batch, or another tensor behind the loss, was changed in place") from error
             if "does not currently support double backward" in str(error):
                 raise ObjectiveError(COMPILED_AHEAD) from error
             if "not implemented" in str(error):
@@ -357,9 +364,13 @@ class Point:
             raise stale()
 
 
-def stale() -> StaleOperatorError:
-    """Returns the error of a product at a point that the model has left."""
+def stale(what: str = "The parameters have moved") -> StaleOperatorError:
+    """Returns the error of a product at a point that the model has left.
+
+    Args:
+        what: What has changed.
+    """
     return StaleOperatorError(
-        "The parameters have moved since this operator was built, so its products would belong to no point. Build it "
+        f"{what} since this operator was built, so its products would belong to no point. Build it "
         "again: objective.at().hessian(), or hybridopt.curvature.Hessian(objective)."
     )

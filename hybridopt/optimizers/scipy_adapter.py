@@ -185,14 +185,23 @@ def run_scipy(
     return Outcome(tensor(result.x), float(result.fun), str(result.message))
 
 
+def scipy_name(method: str) -> str | None:
+    """Returns the name of a method as SciPy writes it, or None where it has no such method.
+
+    Args:
+        method: The name in any case.
+    """
+    return next((name for name in _METHODS if name.lower() == method.lower()), None)
+
+
 def _method(method: str) -> str:
-    for name in _METHODS:
-        if name.lower() == method.lower():
-            return name
-    raise ConfigError(
-        f"SciPy has no method {method!r}.{suggest(method, _METHODS)} It has: {', '.join(_METHODS)}; write e.g. "
-        "'scipy:trust-krylov'."
-    )
+    name = scipy_name(method)
+    if name is None:
+        raise ConfigError(
+            f"SciPy has no method {method!r}.{suggest(method, _METHODS)} It has: {', '.join(_METHODS)}; write e.g. "
+            "'scipy:trust-krylov'."
+        )
+    return name
 
 
 @dataclass

@@ -43,6 +43,8 @@ def test_one_base_for_all():
     [
         ("dampin", " Did you mean 'damping'?"),
         ("newton-cg", " Did you mean 'newton_cg'?"),
+        ("Newton-CG", " Did you mean 'newton_cg'?"),
+        ("LR", " Did you mean 'lr'?"),
         ("momentun", " Did you mean 'momentum'?"),
         ("zzz", ""),
         ("", ""),

@@ -129,12 +129,49 @@ def test_what_does_not_fit_is_not_multiplied(wrong):
             operator @ wrong
 
 
+def test_the_advice_for_a_wrong_dtype_is_code_that_runs():
+    with pytest.raises(ConfigError, match=r"vector\.to\('cpu', torch\.float64\)\.$") as caught:
+        Dense(matrix()) @ torch.ones(12)
+    advice = str(caught.value).rsplit("with ", 1)[1].rstrip(".")
+    assert eval(advice, {"vector": torch.ones(12), "torch": torch}).dtype == FLOAT
+
+
+def test_products_from_the_left():
+    row, rows = torch.randn(12, dtype=FLOAT), torch.randn(5, 12, dtype=FLOAT)
+    torch.testing.assert_close(row @ Dense(matrix()), row @ matrix())
+    torch.testing.assert_close(rows @ Dense(matrix()), rows @ matrix())
+    with pytest.raises(ConfigError, match="multiplied with shape"):
+        torch.ones(12, 3, dtype=FLOAT) @ Dense(matrix())
+
+
+def test_pythons_sum_adds_operators():
+    torch.testing.assert_close(sum([Dense(matrix()), Dense(matrix(seed=1))]).dense(), matrix() + matrix(seed=1))
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [
+        lambda a: a + 0.5,
+        lambda a: a - 1,
+        lambda a: 2.0 + a,
+        lambda a: a + np.float64(1.0),
+    ],
+)
+def test_numbers_are_added_as_multiples_of_the_identity(addition):
+    with pytest.raises(ConfigError, match=r"A \+ .* \* Identity\(\)"):
+        addition(Dense(matrix()))
+
+
+def test_tensors_are_not_added():
+    with pytest.raises(ConfigError, match="Wrap it"):
+        Dense(matrix()) + matrix()
+
+
 def test_numpy_arrays_are_left_to_to_scipy():
     operator = Dense(matrix())
-    with pytest.raises(TypeError):
-        operator @ np.ones(12)
-    with pytest.raises(TypeError):
-        np.ones(12) @ operator
+    for product in (lambda: operator @ np.ones(12), lambda: np.ones(12) @ operator):
+        with pytest.raises(TypeError, match=r"torch.from_numpy.*to_scipy"):
+            product()
     np.testing.assert_allclose(operator.to_scipy() @ np.ones(12), matrix().numpy() @ np.ones(12))
 
 

@@ -47,6 +47,7 @@ EVALUATIONS = pytest.mark.parametrize("evaluate", ["value", "value_and_grad", "a
         pytest.param(lambda z, t: None, "scalar tensor, not NoneType", id="none"),
         pytest.param(lambda z, t: (F.mse_loss(z, t), z), "scalar tensor, not tuple", id="tuple"),
         pytest.param(lambda z, t: z.new_zeros(0), r"shape \(0,\)", id="empty"),
+        pytest.param(lambda z, t: (z * 1j).sum(), r"must be real, not torch.complex64", id="complex"),
     ],
 )
 def test_losses_that_are_no_scalar_tensor(evaluate, loss_fn, message):
@@ -66,6 +67,13 @@ def test_losses_that_are_no_scalar_tensor(evaluate, loss_fn, message):
 def test_losses_without_a_graph(evaluate, loss_fn):
     with pytest.raises(ObjectiveError, match="no graph"):
         getattr(objective(loss_fn), evaluate)()
+
+
+@GRADIENTS
+def test_inference_mode_is_named(evaluate):
+    f = objective(F.mse_loss)
+    with torch.inference_mode(), pytest.raises(ObjectiveError, match=r"torch.inference_mode\(\)"):
+        getattr(f, evaluate)()
 
 
 def test_losses_without_a_graph_at_a_trial():

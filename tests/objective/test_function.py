@@ -103,6 +103,12 @@ def test_an_empty_start_is_refused(start):
         Objective.from_function(lambda x: x, start)
 
 
+@pytest.mark.parametrize("start", [None, "abc", {"a": [torch.ones(2)]}, [torch.ones(2), [torch.ones(2)]], object()])
+def test_other_starts_are_refused_in_words(start):
+    with pytest.raises(ObjectiveError, match="must be a tensor, an array, numbers"):
+        Objective.from_function(lambda x: x, start)
+
+
 def test_a_function_is_needed():
     with pytest.raises(ObjectiveError, match="must be a function"):
         Objective.from_function(3.0, torch.ones(2))

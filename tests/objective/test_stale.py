@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
-from hybridopt.core import StaleOperatorError
+from hybridopt.core import ObjectiveError, StaleOperatorError
 from hybridopt.objective import Objective
 from tests.cases import Case, cases
 from tests.curvature.reference import objective_of
@@ -136,3 +139,22 @@ def test_parameters_that_are_constants_here_may_not_move_unseen():
         model[2].weight.add_(1.0)
     with pytest.raises(StaleOperatorError):
         hessian @ torch.ones(6)
+
+
+def test_a_batch_that_was_changed_in_place_is_named():
+    inputs = torch.randn(4, 2)
+    objective = Objective(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss, inputs, torch.randn(4, 1))
+    hessian = objective.at().hessian()
+    inputs.add_(1.0)
+    with pytest.raises(StaleOperatorError, match="The batch, or another tensor"):
+        hessian @ torch.ones(3)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_operators_at_a_point_are_not_copied(duplicate):
+    objective = Objective.from_function(lambda x: (x**3).sum(), torch.ones(3))
+    with pytest.raises(ObjectiveError, match="neither copied nor pickled"):
+        duplicate(objective.at())
+    if duplicate is not copy.copy:
+        with pytest.raises(ObjectiveError, match="neither copied nor pickled"):
+            duplicate(objective.at().hessian())
