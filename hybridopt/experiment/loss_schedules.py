@@ -27,7 +27,7 @@ class Plateau(Schedule):
             min_lr: The rate never falls below.
         """
 
-        factor: float = option(0.5, gt=0, lt=1, help="factor on the rate")
+        factor: float = option(0.5, gt=0, lt=1, search=[0.1, 0.2, 0.5], help="factor on the rate")
         patience: int = option(3, ge=0, help="evaluations without improvement that are borne")
         threshold: float = option(1e-3, ge=0, lt=1, help="relative improvement that counts")
         min_lr: float = option(0.0, ge=0, help="the rate never falls below")

@@ -168,7 +168,7 @@ class StepDecay(Schedule):
         """
 
         step_size: int = option(10, ge=1, help="epochs between two decays")
-        gamma: float = option(0.1, gt=0, help="factor")
+        gamma: float = option(0.1, gt=0, search=[0.1, 0.2, 0.5], help="factor")
 
     summary = "times gamma every step_size epochs"
     every = "epoch"
@@ -189,7 +189,7 @@ class Exponential(Schedule):
             gamma: Factor.
         """
 
-        gamma: float = option(0.95, gt=0, le=1, help="factor per epoch")
+        gamma: float = option(0.95, gt=0, le=1, search=("uniform", 0.7, 1.0), help="factor per epoch")
 
     summary = "times gamma every epoch"
     every = "epoch"
@@ -210,7 +210,7 @@ class Polynomial(Schedule):
             power: 1 is linear.
         """
 
-        power: float = option(1.0, gt=0, help="1 is linear")
+        power: float = option(1.0, gt=0, search=[0.5, 1.0, 2.0], help="1 is linear")
 
     summary = "to zero as (1 - t/T)^power over the run"
 
@@ -231,7 +231,7 @@ class Cosine(Schedule):
             final: Rate at the end as a share of the start.
         """
 
-        warmup: float = option(0.0, ge=0, lt=1, help="share of the run spent rising")
+        warmup: float = option(0.0, ge=0, lt=1, search=[0.0, 0.05, 0.1, 0.2], help="share of the run spent rising")
         final: float = option(0.0, ge=0, le=1, help="final rate over initial rate")
 
     summary = "half a cosine over the run, after an optional linear warm-up"
@@ -263,7 +263,7 @@ class OneCycle(Schedule):
             end: Initial over final rate.
         """
 
-        rise: float = option(0.3, gt=0, lt=1, help="share of the run before the peak")
+        rise: float = option(0.3, gt=0, lt=1, search=[0.1, 0.3, 0.5], help="share of the run before the peak")
         start: float = option(25.0, ge=1, help="peak over initial rate")
         end: float = option(1e4, ge=1, help="initial over final rate")
 
@@ -296,7 +296,7 @@ class Cyclical(Schedule):
                 his ``triangular2``.
         """
 
-        period: float = option(4.0, gt=0, help="epochs from one lowest rate to the next")
+        period: float = option(4.0, gt=0, search=[2.0, 4.0, 8.0], help="epochs from one lowest rate to the next")
         low: float = option(0.1, ge=0, le=1, help="lowest rate over lr")
         decay: float = option(1.0, gt=0, le=1, help="factor on the height of each next triangle")
 

@@ -51,6 +51,7 @@ def test_an_escape_and_a_data_policy_bring_their_options() -> None:
     assert space.dimensions["escape.products"] == products
     assert set(space.dimensions) == {*own, "escape.products", "escape.first_step", "data.share"}
     assert list(space.without(["escape", "data"]).dimensions) == list(own)
+    assert "schedule.warmup" in Space.of("sgd", beside={"schedule": "cosine"}).dimensions
     assert Space.of("sgd", beside={"escape": "none", "data": "one"}).dimensions == own
     assert Space.of("sgd", beside={"escape": "chain"}).dimensions == own, "a list says all itself"
 
