@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from hybridopt.cli import console
-from hybridopt.core.errors import HybridoptError
+from hybridopt.core.errors import ConfigError, HybridoptError
 
 __all__ = ["main"]
 
@@ -74,6 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
+    if arguments and arguments[0] in _STARTING and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise ConfigError(
+            f"hybridopt {arguments[0]} was started by torchrun (WORLD_SIZE={os.environ['WORLD_SIZE']}), but every one "
+            "of its runs is one process: start it once, without torchrun. To divide batches among processes write a "
+            "loop of your own, as in docs/data_parallel.md."
+        )
     if arguments and arguments[0] in _THEIR_OWN:
         command = importlib.import_module(f"hybridopt.cli.{arguments[0]}")
         return int(getattr(command, _THEIR_OWN[arguments[0]])(arguments[1:], debug=debug))
@@ -106,6 +112,9 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         return 0
     return importlib.import_module(f"hybridopt.cli.{_MODULES[options.command]}").main(options, debug=debug)
 
+
+_STARTING = ("run", "tune", "rerun", "paper")
+"""Commands that start runs."""
 
 _THEIR_OWN = {"run": "main", "tune": "start", "rerun": "start", "paper": "start"}
 """Commands that parse their arguments themselves, and their functions: argparse's commands want all in one row."""

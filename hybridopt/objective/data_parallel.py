@@ -18,6 +18,7 @@ from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.micro_batch import MicroBatched, mixes_samples
 from hybridopt.objective.objective import Objective
 from hybridopt.objective.parallel_point import ParallelPoint
+from hybridopt.objective.problem import Problem
 from hybridopt.objective.ranks import APART, Ranks, checksum
 from hybridopt.objective.share import Share
 
@@ -78,8 +79,12 @@ class DataParallel(Objective):
             companion = getattr(objective, name)
             if companion is not None:
                 setattr(made, name, cls.of(companion, process_group, reduction))
+        if isinstance(objective, MicroBatched) and objective._reduction != reduction:
+            raise ObjectiveError(f"The micro-batches are put together with reduction={objective._reduction!r}.")
         local = object.__new__(type(objective))
         local.__dict__.update(objective.__dict__)
+        if isinstance(local, MicroBatched):
+            local._problem = _with_own_ledger(objective._problem)
         local.curvature_batch = local.overlap = None
         local._decay = Decay()
         made._join(local)
@@ -164,9 +169,7 @@ class DataParallel(Objective):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         part = self._local.with_batch(self._local.inputs, self._local.targets, samples=self._local.samples)
-        # Processes have different numbers of pieces: each counts its own, and `_settle` adds them up.
-        part._problem = copy.copy(self._problem)
-        part._problem.ledger = Ledger()
+        part._problem = _with_own_ledger(self._problem)
         other._local = part.in_micro_batches(size, memory_budget=memory_budget, reduction=self._reduction)
         other._local.share = self._local.share
         other.renew()
@@ -348,6 +351,13 @@ class DataParallel(Objective):
 
     def _scalar(self, loss: float) -> Tensor:
         return torch.tensor(loss, dtype=self.space.dtype, device=self.space.device)
+
+
+def _with_own_ledger(problem: Problem) -> Problem:
+    """Processes have different numbers of pieces: each counts its own, and `_settle` adds them up."""
+    own = copy.copy(problem)
+    own.ledger = Ledger()
+    return own
 
 
 def _digest(text: str) -> int:

@@ -129,15 +129,15 @@ class Ranks:
         return flat[: part.numel()].to(part.dtype).view(part.shape)
 
     def total_each(self, tensors: Sequence[Tensor], weight: float = 1.0) -> list[Tensor]:
-        """Returns sums of tensors over the processes, by one collective for each dtype.
+        """Returns sums of tensors over the processes, by one collective for each dtype and device.
 
         Args:
             tensors: As many, and of the same shapes, on each.
             weight: Of this process's.
         """
         out: list[Tensor] = list(tensors)
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        for kind in dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors):
+            places = [place for place, tensor in enumerate(tensors) if (tensor.dtype, tensor.device) == kind]
             flat = self.total(torch.cat([tensors[place].reshape(-1) for place in places]), weight)
             for place, part in zip(places, flat.split([tensors[place].numel() for place in places]), strict=True):
                 out[place] = part.view(tensors[place].shape)
@@ -211,7 +211,7 @@ def _marks(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _checksum(tensors: Sequence[Tensor]) -> Tensor:
     sums = [tensor.detach().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
     weights = torch.arange(1, 2 * len(sums), 2, device=sums[0].device)
-    total = (torch.stack(sums) * weights).sum()
+    total = (torch.stack([part.to(weights.device) for part in sums]) * weights).sum()
     # Bits from above into the lowest ones, which are all zero for numbers that were converted from float32.
     total = (total ^ (total >> 32)) * _ODD
     return total ^ (total >> 32)

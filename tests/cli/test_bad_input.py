@@ -41,6 +41,10 @@ from hybridopt.cli import main
         ("device=gpu", "device must be auto, cpu, cuda or cuda:N"),
         ("optimizer=adam,lbfgs", "add -m"),
         ("optimizer.lr", "Write key=value"),
+        ("quickstart", "quickstart is the name of an experiment: write experiment=quickstart."),
+        ("lbfgs", "lbfgs is the name of an optimizer: write optimizer=lbfgs."),
+        ("nowhere/mine.yaml", "There is no file nowhere/mine.yaml. Give the path of an experiment's YAML file"),
+        ("a.yaml b.yaml", "One experiment at a time: start a.yaml and b.yaml one after another."),
         ("optimizer.lr=???", "lr"),
         ("optimizer=external optimizer.cls=torch:AdamQ", "Did you mean 'Adam'?"),
         ("optimizer=external optimizer.cls=tirch:Adam", "needs the module 'tirch'"),
@@ -77,6 +81,10 @@ def test_one_paragraph(
     assert list(tmp_path.iterdir()) == [], "left something behind"
 
 
+_SWEPT = "hydra: {mode: MULTIRUN, sweeper: {params: "
+_IN_FILE = "hybridopt: In conf/experiment/mine.yaml, hydra.sweeper.params: "
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
@@ -98,10 +106,17 @@ def test_one_paragraph(
         ("default: [override /task: digits_rnn]", "Did you mean 'defaults'?"),
         ("hydra: {swepper: {params: {seed: '0,1'}}}", "hydra has no option 'swepper'. Did you mean 'sweeper'?"),
         ("hydra: {mode: MULTIRUN, sweeper: {parms: {seed: '0,1'}}}", "hydra.sweeper has no option 'parms'. Did you"),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {sead: '0,1'}}}", "Did you mean 'seed'?"),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {optimizer.dampin: '0,1'}}}", "Did you mean 'damping'?"),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {optimizer: 'sgd,admm'}}}", "Did you mean 'adam'?"),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {seed: 'range(0)'}}}", "The sweep is empty"),
+        (_SWEPT + "{sead: '0,1'}}}", f"{_IN_FILE}There is no config key 'sead'. Did you mean 'seed'?"),
+        (
+            _SWEPT + "{optimizer.dampin: '0,1'}}}",
+            f"{_IN_FILE}optimizer has no option 'dampin'. Did you mean 'damping'?",
+        ),
+        (_SWEPT + "{optimizer: 'sgd,admm'}}}", f"{_IN_FILE}There is no optimizer 'admm'. Did you mean 'adam'?"),
+        (_SWEPT + "{seed: 'range(0)'}}}", f"{_IN_FILE}The sweep is empty"),
+        (_SWEPT + "{seed: '[1,2'}}}", f"{_IN_FILE}The override 'seed=[1,2' cannot be read"),
+        (_SWEPT + "{optimizer.damping: 'x,1'}}}", f"{_IN_FILE}optimizer.damping=x does not fit"),
+        (_SWEPT + "{optimizer.damping: '-1,1'}}}", f"{_IN_FILE}optimizer=newton_cg: optimizer.damping must be"),
+        (_SWEPT + "{seed: '0,1'}}}\nbudget: {steps: -1}", "hybridopt: budget.steps must be"),
     ],
 )
 def test_an_experiments_own_file(
@@ -142,6 +157,16 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "HYBRIDOPT_DATA" in error
+
+
+def test_torchrun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every process would do the same runs."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in ("run", "tune"):
+        assert main([command, "task=digits"]) == 2
+        assert "without torchrun" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["list", "tasks"]) == 0
 
 
 def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:

@@ -7,6 +7,9 @@ one process on the whole batch.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import runpy
 import sys
 import traceback
 import warnings
@@ -15,6 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -199,6 +203,15 @@ def bill(rank: int) -> dict[str, Any]:
     for size in (None, 3):
         whole, shared = both(rank, net())
         shared = shared if size is None else shared.in_micro_batches(size)
+        if size is not None:  # either way round
+            inputs, targets = data()
+            part = ho.Objective(
+                shared.model, loss_of("mean"), inputs[mine(rank)], targets[mine(rank)], ledger=ho.Ledger()
+            )
+            found["division first"] = part.in_micro_batches(size).in_data_parallel().value() == shared.value()
+            found["paid"] = part.ledger.state_dict()
+            _, shared = both(rank, net())
+            shared = shared.in_micro_batches(size)
         for objective in (whole, shared):
             objective.value()
             objective.loss_and_gradients(objective.space.parameters)
@@ -235,6 +248,37 @@ def trajectory(name: str, rank: int, steps: int = 3) -> dict[str, Any]:
             )
     bill = shared.ledger.samples == whole.ledger.samples if rank == 0 else True
     return {"apart": apart, "bits": bits(models[1]), "status": str(getattr(ours.report, "status", None)), "bill": bill}
+
+
+@case
+def collectives(rank: int) -> dict[str, int]:
+    """How often the processes meet, and for how many numbers beside the vector's own."""
+    _, shared = both(rank, net())
+    n, plain, calls = shared.space.n, torch.distributed.all_reduce, []
+    vector = torch.ones(n, dtype=torch.float64)
+
+    def counting(tensor: Tensor, **options: Any) -> Any:
+        calls.append(tensor.numel())
+        return plain(tensor, **options)
+
+    torch.distributed.all_reduce = counting
+    try:
+        found = {}
+        point = shared.at()
+        for name, call in {
+            "value": shared.value,
+            "value_and_grad": shared.value_and_grad,
+            "at": shared.at,
+            "product": lambda: point.hessian() @ vector,
+            "two products": lambda: point.gauss_newton() @ torch.stack([vector, vector], dim=1),
+            "first-order": lambda: shared.loss_and_gradients(shared.space.parameters),
+        }.items():
+            calls.clear()
+            call()
+            found[name] = [size // n for size in calls]
+        return found
+    finally:
+        torch.distributed.all_reduce = plain
 
 
 @case
@@ -427,6 +471,7 @@ def refusals(rank: int) -> dict[str, Any]:
         "twice": message(shared.in_data_parallel),
         "reduction": message(lambda: objective.in_data_parallel(reduction="max")),
         "other reduction": message(lambda: shared.in_micro_batches(2, reduction="sum")),
+        "reduction of pieces": message(lambda: objective.in_micro_batches(2).in_data_parallel(reduction="sum")),
         "function": message(ho.Objective.from_function(lambda z: z.sum(), torch.ones(2)).in_data_parallel),
         "synced": message(synced.in_data_parallel),
         "sparse": message(lambda: sparse.loss_and_gradients(list(embedding.parameters()))),
@@ -443,6 +488,22 @@ def wrapped(rank: int) -> dict[str, str]:
     model = nn.parallel.DistributedDataParallel(net())
     inputs, targets = data()
     return {"message": message(lambda: ho.Objective(model, loss_of("mean"), inputs, targets))}
+
+
+@case
+def example(rank: int) -> dict[str, str]:
+    """examples/data_parallel.py as torchrun would start it, and as one process."""
+    printed = {}
+    for shared in (True, False) if rank == 0 else (True,):
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setattr(torch.distributed, "init_process_group", lambda backend: None)  # there is one already
+            patch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+            if shared:
+                patch.setenv("WORLD_SIZE", str(SIZE))
+            runpy.run_path("examples/data_parallel.py", run_name="__main__")
+        printed["shared" if shared else "alone"] = out.getvalue()
+    return printed
 
 
 def main(rank: int, store: str, results: str, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,22 @@ def test_bill(found: Found) -> None:
     }
     assert (found[0]["work"], found[0]["samples"], found[0]["has"]) == (5 * 11, 11, 11)
 
+    assert found[0]["division first"]
+    assert found[0]["paid"]["calls"]["forward"] == 5
+    assert found[0]["paid"]["samples"]["forward"] == 11
+
+
+def test_collectives(found: Found) -> None:
+    """In vectors of the parameters' length; a few numbers count for nothing."""
+    assert found[0] == {
+        "value": [0],
+        "value_and_grad": [0, 1],
+        "at": [0, 1],
+        "product": [1],
+        "two products": [2],
+        "first-order": [0, 1],
+    }
+
 
 def test_escapes(found: Found) -> None:
     assert found[0] == found[1]
@@ -156,6 +173,7 @@ def test_resumes(found: Found) -> None:
         ("twice", "once"),
         ("reduction", "'mean' or 'sum'"),
         ("other reduction", "reduction='mean'"),
+        ("reduction of pieces", "reduction='mean'"),
         ("function", "no inputs"),
         ("synced", "SyncBatchNorm"),
         ("sparse", "sparse=False"),
@@ -183,6 +201,13 @@ def test_batch_norm_is_warned_of_in_train_mode_only(everything: Found) -> None:
 def test_wrapped(found: Found) -> None:
     """What DistributedDataParallel is refused with names what to do."""
     assert "in_data_parallel()" in found[0]["message"]
+
+
+def test_example(found: Found) -> None:
+    """It prints the same in two processes as in one, and only the first of them does."""
+    assert found[0]["shared"] == found[0]["alone"]
+    assert re.findall(r"^(\w+): loss", found[0]["alone"], flags=re.MULTILINE) == ["newton_cg", "adam"]
+    assert found[1]["shared"] == ""
 
 
 def test_without_a_process_group() -> None:
