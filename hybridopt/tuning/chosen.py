@@ -76,6 +76,7 @@ class Chosen:
             "states": study.states(),
             "refused": study.refused,
             "budget_per_trial": study.limit,
+            **({} if (epochs := study.base.budget.epochs) is None else {"epochs_per_trial": epochs}),
             "budget": budget,
             "gradient_equivalents": study.spent(),
             "seconds": study.spent("seconds"),
@@ -130,6 +131,8 @@ def write_chosen(root: Path, chosen: Sequence[Chosen], overrides: Sequence[str],
     for one in chosen:
         content = nested(one.values)
         content["budget"] = {"gradient_equivalents": one.facts["budget_per_trial"]}
+        if "epochs_per_trial" in one.facts:  # what a schedule takes its number of steps from
+            content["budget"]["epochs"] = one.facts["epochs_per_trial"]
         content["tuning"] = one.provenance
         title = f"# @package _global_\n# {one.label} on {one.problem}: {summary(one.facts)}\n"
         group = root / CONF / "tuned" / ("with" if one.parts else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hybridopt.cli.tune import compose
 from hybridopt.core import ConfigError, HybridoptError, make_config
 from hybridopt.experiment import sweep
 from hybridopt.experiment.config import resolve, to_plain
@@ -16,7 +17,7 @@ from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.slots import Job, Slot
-from hybridopt.tuning import Chosen, Settings, Study, search
+from hybridopt.tuning import Chosen, Settings, Study, search, write_chosen
 from tests.experiment import tiny  # noqa: F401 (registers the task)
 
 
@@ -223,6 +224,18 @@ def test_what_earlier_tuning_has_set_is_part_of_what_is_chosen(tmp_path: Path) -
     assert list(chosen.values) == ["optimizer.lr", "escape.radius"]
     assert chosen.facts["escape_jumps"] == 0, "which the command says: it was chosen by nothing"
     assert chosen.values["optimizer.lr"] == 0.05
+
+
+def test_what_was_tuned_with_a_schedule_is_replayed_with_it(tmp_path: Path) -> None:
+    """A schedule over the run has to know how long that is, in the comparison as in the trials."""
+    config = {"schedule": "cosine"}
+    one = study(tmp_path, config=config, settings={"defaults": False, "trials": 1}, only=["schedule.warmup"])
+    search([one])
+    write_chosen(tmp_path, [Chosen.of(one, 2.0, tmp_path)], ["schedule=cosine"], 1)
+    final = ["experiment=final", "task=tiny", "optimizer=sgd", "schedule=cosine"]
+    replayed = resolve(compose(final, str(tmp_path / "conf")) | {"device": "cpu"})
+    assert replayed.schedule == one.trials[0].config.schedule
+    assert replayed.budget == one.trials[0].config.budget
 
 
 def test_points_whose_options_do_not_go_together_are_passed_over(tmp_path: Path) -> None:
