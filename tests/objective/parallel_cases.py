@@ -29,7 +29,8 @@ from hybridopt.curvature import EKFAC, KFAC, Diagonal, EmpiricalFisher, Fisher
 from hybridopt.curvature.structural import StructurallyDamped
 from hybridopt.testing import SETTINGS
 
-SIZE, CUT = 2, 4  # unequal parts of 11 samples
+CUTS = (0, 4, 11)  # unequal parts of 11 samples
+SIZE = len(CUTS) - 1
 # Without matrices of more rows than a gradient has columns: eigenvectors to equal eigenvalues are up to rounding.
 COMPARABLE = {"soap": {"max_dim": 4}}
 CASES: dict[str, Callable[[int], Any]] = {}
@@ -55,7 +56,7 @@ def data(dtype: torch.dtype = torch.float64, classes: bool = True) -> tuple[Tens
 
 
 def mine(rank: int) -> slice:
-    return slice(0, CUT) if rank == 0 else slice(CUT, None)
+    return slice(CUTS[rank], CUTS[rank + 1])
 
 
 def loss_of(reduction: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -194,6 +195,7 @@ def hidden_states(rank: int) -> dict[str, float]:
         v = torch.linspace(-1, 1, whole.space.n, dtype=torch.float64)
         damped = [StructurallyDamped(f.at(hidden=True), 0.7) @ v for f in (shared, whole)]
         found[reduction] = off(*damped)
+        found[f"kfac, {reduction}"] = off(*(KFAC(f, "exact", setting="expand").dense() for f in (shared, whole)))
     return found
 
 
@@ -476,6 +478,7 @@ def refusals(rank: int) -> dict[str, Any]:
         "synced": message(synced.in_data_parallel),
         "sparse": message(lambda: sparse.loss_and_gradients(list(embedding.parameters()))),
         "create_graph": message(lambda: shared.differentiate(shared(), [], create_graph=True)),
+        "nearest": message(lambda: KFAC(shared, setting="nearest")),
         "pieces, kfac": message(lambda: KFAC(pieces)),
         "pieces, fisher": message(lambda: Fisher(pieces)),
         "pieces, kbfgs": message(lambda: ho.create("kbfgs", shared.model.parameters()).step(pieces)),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-_OPTIMIZERS = list(ho.optimizers.registry._builtins)
+_OPTIMIZERS = [*ho.optimizers.registry._builtins, "torch:AdamW", "torch:LBFGS", "scipy:L-BFGS-B", "scipy:trust-ncg"]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,7 @@ def test_resumes(found: Found) -> None:
         ("synced", "SyncBatchNorm"),
         ("sparse", "sparse=False"),
         ("create_graph", "no graph"),
+        ("nearest", "setting=expand"),
         ("pieces, kfac", "micro-batches"),
         ("pieces, fisher", "micro-batches"),
         ("pieces, kbfgs", "micro-batches"),
