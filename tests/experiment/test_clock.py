@@ -107,7 +107,7 @@ def test_what_an_older_checkpoint_does_not_say_stays_unknown(tmp_path: Path) -> 
 def test_the_start_of_a_process_lies_before_now_and_stays() -> None:
     began = startup.process_began()
     assert began <= time.perf_counter()
-    assert startup.process_began() == pytest.approx(began, abs=0.05)
+    assert startup.process_began() == pytest.approx(began, abs=1)
 
 
 def test_the_command_counts_from_the_start_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

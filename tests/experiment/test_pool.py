@@ -103,21 +103,35 @@ def test_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "quick": DONE,
         },
         slots=3,
-        time_limit=0.6,
+        time_limit=2.0,
     )
     assert outcomes["quick"].status == "done"
     for name in ("saves", "deaf"):
         assert outcomes[name].status == "failed"
-        assert "launcher.time_limit=0.6" in outcomes[name].reason
+        assert "launcher.time_limit=2" in outcomes[name].reason
         assert read_json(tmp_path / name / "status.json")["status"] == "failed"
 
 
 def test_slots_run_at_the_same_time_and_no_more(tmp_path: Path) -> None:
-    stamp = "t = time.time(); time.sleep(0.4); open(d+'/span','w').write(f'{t} {time.time()}'); write('done')"
-    do(tmp_path, dict.fromkeys("abcd", stamp), slots=2)
-    spans = [tuple(map(float, (tmp_path / name / "span").read_text().split())) for name in "abcd"]
-    at_once = [sum(start < middle < end for start, end in spans) for middle in ((s + e) / 2 for s, e in spans)]
-    assert max(at_once) == 2
+    # Each waits until it has met another, then counts who is there.
+    meet = """
+def count(name):
+    return sum(name in files for _, _, files in os.walk(os.path.dirname(d)))
+open(d + '/entered', 'w')
+deadline = time.monotonic() + 30
+while count('entered') < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(0.2)
+entered = count('entered')
+open(d + '/seen', 'w').write(f"{entered} {entered - count('left')}")
+open(d + '/left', 'w')
+write('done')
+"""
+    outcomes = do(tmp_path, dict.fromkeys("abcd", meet), slots=2)
+    assert [outcome.status for outcome in outcomes.values()] == ["done"] * 4
+    seen = [tuple(map(int, (tmp_path / name / "seen").read_text().split())) for name in "abcd"]
+    assert min(entered for entered, _ in seen) == 2
+    assert max(inside for _, inside in seen) <= 2
 
 
 def test_interrupt_lets_the_jobs_save_themselves(tmp_path: Path) -> None:
