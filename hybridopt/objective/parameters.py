@@ -64,7 +64,8 @@ class ParameterSpace:
         Args:
             vector: Shape (n,), contiguous.
         """
-        return [part.view(shape) for part, shape in zip(torch.split(vector, self.sizes), self.shapes, strict=True)]
+        parts = zip(torch.split_with_sizes(vector, self.sizes), self.shapes, strict=True)
+        return [part if len(shape) == 1 else part.view(shape) for part, shape in parts]
 
     def tensors(self, vector: Tensor) -> list[Tensor]:
         """Returns `vector` in the shapes and dtypes of the parameters (views where the dtype allows).
@@ -115,8 +116,8 @@ class ParameterSpace:
         """
         if (vector.shape, vector.dtype, vector.device) != ((self.n,), self.dtype, self.device):
             return False
-        pairs = zip(self.views(vector), self.parameters, strict=True)
-        return all(_equal(part, parameter.detach().to(self.dtype)) for part, parameter in pairs)
+        parameters = self.parameters if self.uniform else [parameter.to(self.dtype) for parameter in self.parameters]
+        return all(map(_equal, self.views(vector), parameters))
 
     def write(self, vector: Tensor) -> None:
         """Copies a flat vector into the parameters, in place and seen by autograd's version counters.
@@ -153,7 +154,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     """What `torch.equal` returns; that compares entry by entry, which takes five times as long where it matters."""
     if one.numel() < _LARGE or one.device.type != "cpu" or one.dtype not in (torch.float32, torch.float64):
         return torch.equal(one, other)
-    return bool((one.numpy() == other.numpy()).all())
+    return bool((one.numpy() == other.detach().numpy()).all())
 
 
 class _Mirror(NamedTuple):

@@ -71,8 +71,9 @@ class PairMemory:
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Returns copies of the steps and of the changes, oldest first, each of shape (count, n)."""
-        order = self._order()
-        return self._state["steps"][order], self._state["changes"][order]
+        count, shift = self._state["count"], self._shift()
+        steps, changes = (torch.roll(self._state[name][:count], -shift, 0) for name in ("steps", "changes"))
+        return steps, changes
 
     def push(self, s: Tensor, y: Tensor, *, damping: bool, tolerance: float = 1e-8) -> bool:
         """Adds a pair, in place of the oldest when full.
@@ -166,26 +167,22 @@ class PairMemory:
             self._complete(products if follows and state["follows"] else None, length)
         state["products"][rows] = products.tolist()
         state["follows"] = True
-        order = self._order()
-        triangle = state["overlaps"][order][:, order].triu()
-        curvature = torch.tensor([state["curvatures"][index] for index in order], dtype=torch.float64, device="cpu")
-        shares = torch.linalg.solve_triangular(triangle, sign * products[order, None], upper=True)[:, 0]
-        q, bends = long_rows.combine_inner(changes, self._rows(-shares, order, vector), vector, beta=sign, out=out)
-        right = curvature * shares - state["gamma"] * bends[order]
+        # The systems are in order of age, the matrices in order of places.
+        shift = self._shift()
+        triangle = _rolled(state["overlaps"][rows, rows], -shift).triu()
+        curvature = _rolled(torch.tensor(state["curvatures"][rows], dtype=torch.float64, device="cpu"), -shift)
+        right = sign * _rolled(products, -shift)
+        shares = torch.linalg.solve_triangular(triangle, right[:, None], upper=True)[:, 0]
+        factors = _rolled(-shares, shift).to(vector.device, vector.dtype)
+        q, bends = long_rows.combine_inner(changes, factors, vector, beta=sign, out=out)
+        right = curvature * shares - state["gamma"] * _rolled(bends, -shift)
         rest = torch.linalg.solve_triangular(triangle.t(), right[:, None], upper=False)[:, 0]
-        return long_rows.combine(steps, self._rows(rest, order, vector), q, beta=state["gamma"], out=q)
+        factors = _rolled(rest, shift).to(vector.device, vector.dtype)
+        return long_rows.combine(steps, factors, q, beta=state["gamma"], out=q)
 
-    def _order(self) -> list[int]:
-        """The places of the pairs, oldest first."""
-        count, head = self._state["count"], self._state["head"]
-        return list(range(count)) if head == count else [*range(head, count), *range(head)]
-
-    @staticmethod
-    def _rows(values: Tensor, order: list[int], like: Tensor) -> Tensor:
-        """Values in order of age as a vector in order of places."""
-        placed = torch.empty_like(values)
-        placed[order] = values
-        return placed.to(like.device, like.dtype)
+    def _shift(self) -> int:
+        """The place of the oldest pair; the others follow, around the end."""
+        return self._state["head"] % max(self._state["count"], 1)
 
     def _complete(self, products: Tensor | None = None, length: float = 0.0) -> None:
         """Enters s'y of the newest y with all steps, put off until it may cost nothing.
@@ -207,3 +204,8 @@ class PairMemory:
         state["overlaps"][:count, newest] = column
         state["overlaps"][newest, newest] = state["curvatures"][newest]
         state["complete"] = True
+
+
+def _rolled(values: Tensor, shift: int) -> Tensor:
+    """Values, or a matrix of them, with all places moved on around the end."""
+    return torch.roll(values, (shift,) * values.dim(), tuple(range(values.dim()))) if shift else values

@@ -99,6 +99,9 @@ class Searching(Optimizer):
     _tried = 0.0
     """The running step's last trial; the workspace's position stands there."""
 
+    _trials = 0
+    """How many points the running step has tried."""
+
     _length = 0.0
     """Length of the running step's first gradient."""
 
@@ -208,15 +211,18 @@ class Searching(Optimizer):
     def _place(self, objective: Objective, direction: Tensor, step: float) -> Tensor:
         """Returns the point at a step along the direction, in the one vector that is there for it.
 
-        Where the step began is not kept beside it: the model stands there until it is moved.
+        Where the step began is read from the model, which stands there until it is moved, if there is a second trial;
+        it lies where the change of the gradient is put later.
         """
-        position = self._work["position"]
-        if step != self._tried:
-            if self._tried != 0.0:
-                objective.space.read(position)
-            self._tried = step
-            position.add_(direction, alpha=step)
-        return position
+        position, origin = self._work["position"], self._work["change"]
+        if step == self._tried:
+            return position
+        self._tried, self._trials = step, self._trials + 1
+        if self._trials == 1:
+            return position.add_(direction, alpha=step)
+        if self._trials == 2:
+            objective.space.read(origin)
+        return torch.add(origin, direction, alpha=step, out=position)
 
     def _stay(self, objective: Objective, value: float, gradient: Tensor, *, known: bool = True) -> None:
         """Keeps what is known of the point where the model stays, for the next step; ``p.grad`` has the gradient."""
@@ -236,7 +242,8 @@ class Searching(Optimizer):
     def _begin(self, objective: Objective, work: dict[str, Tensor]) -> tuple[float, Tensor]:
         """Value and gradient where the model stands, from the last step if that ended here on the same data."""
         # Taken out of the memory: the step writes to its position, and may be interrupted.
-        end, self.memory["end"], self._tried = self.memory.get("end"), None, 0.0
+        end, self.memory["end"] = self.memory.get("end"), None
+        self._tried, self._trials = 0.0, 0
         self._resumed = bool(end) and end["key"] == objective.key and objective.space.stands_at(end["position"])
         if self._resumed:
             work["position"] = end["position"]
