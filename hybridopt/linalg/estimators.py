@@ -146,7 +146,7 @@ def spectral_density(
     _positive(steps)
     node, weight = _quadrature(operator, probes, steps, generator)
     low, high = float(node.min()), float(node.max())
-    spread = max(high - low, 1e-12 * max(abs(low), abs(high))) or 1.0
+    spread = max(high - low, 1e-12 * max(abs(low), abs(high))) or 1e-12
     sigma = spread / 100
     if isinstance(points, int):
         points = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64, device="cpu")

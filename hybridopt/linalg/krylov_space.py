@@ -192,14 +192,18 @@ class KrylovSpace:
     def residual(self, coefficients: np.ndarray) -> float:
         """Returns ``||(AV - VT) y||`` in the norm of M^{-1}, for y given in the eigenbasis of T.
 
+        In a space with a random start the part of g that it lacks is added to the vector.
+
         Args:
             coefficients: Shape (m,).
         """
-        inside = self.beta * abs(float(self.model()[1][-1] @ coefficients))
-        if self.random_start:
-            # The part of g that the space lacks.
-            return math.hypot(inside, math.sqrt(max(self.gamma**2 - float(np.square(self.slopes).sum()), 0.0)))
-        return inside
+        inside = self.beta * float(self.model()[1][-1] @ coefficients)
+        if not self.random_start:
+            return abs(inside)
+        # The next vector has a share of what is lacking.
+        shared = 0.0 if self._next is None else float(torch.dot(self._next[1], self.g))
+        lacking = self.gamma**2 - float(np.square(self.slopes).sum()) - shared**2
+        return math.hypot(inside + shared, math.sqrt(max(lacking, 0.0)))
 
     def lift(self, coefficients: np.ndarray) -> Tensor:
         """Returns the vector of R^n with given coefficients in the eigenbasis of T.

@@ -61,6 +61,47 @@ def test_the_estimate_of_the_norm_is_the_largest_ratio_met(seed, spd):
     assert tight.iterations > loose.iterations
 
 
+def literal(H, g, epsilon, zeta):
+    """Algorithm 1 of the paper, line by line, without the last test; returns source, d, iterations, M."""
+    n = len(g)
+    damped = H + 2 * epsilon * torch.eye(n, dtype=torch.float64)
+    y, r, p, M = torch.zeros_like(g), g.clone(), -g, 0.0
+    if p @ damped @ p < epsilon * p @ p:
+        return "direction", p, 0, float((H @ p).norm() / p.norm())
+    M = float((H @ p).norm() / p.norm())
+    for j in range(1, 10 * n):
+        alpha = r @ r / (p @ damped @ p)
+        y, after = y + alpha * p, r + alpha * damped @ p
+        p, r = -after + (after @ after) / (r @ r) * p, after
+        M = max(M, *(float((H @ v).norm() / v.norm()) for v in (p, y, r)))
+        kappa = (M + 2 * epsilon) / epsilon
+        if y @ damped @ y < epsilon * y @ y:
+            return "iterate", y, j, M
+        if r.norm() <= zeta / (3 * kappa) * g.norm():
+            return None, y, j, M
+        if p @ damped @ p < epsilon * p @ p:
+            return "direction", p, j, M
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_the_algorithm_of_the_paper(seed):
+    # Lowest eigenvalues on both sides of -epsilon and -2 epsilon, and gradients whose largest ratio |Hv| / |v| is not
+    # that of a search direction.
+    epsilon = 0.05
+    A, g = indefinite(8, seed, low=(-0.3, -0.09, -0.06, -0.04)[seed % 4], hidden=seed / 10)
+    source, d, iterations, M = literal(A, g, epsilon, 0.5)
+    run = module._Run(A, g, float(g @ g), epsilon, 0.5, 0.0)
+    run.iterate(100)
+    result = run.result
+    assert (result.curvature_source, result.iterations) == (source, iterations)
+    torch.testing.assert_close(
+        result.solution if source is None else result.curvature_direction, d, rtol=1e-6, atol=1e-9
+    )
+    if iterations < 8:  # after as many as there are dimensions the residual is rounding, and its ratio too
+        assert run.cap.bound == pytest.approx(M, rel=1e-9)
+
+
 def test_the_search_direction_shows_negative_curvature_at_once():
     A = torch.diag(torch.tensor([-1.0, -2.0, 1.0], dtype=torch.float64))
     g = torch.tensor([1.0, 1.0, 0.1], dtype=torch.float64)

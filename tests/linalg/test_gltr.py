@@ -210,6 +210,15 @@ def test_a_regularized_solve_ends_when_it_hardly_gains_and_a_newton_step_does_no
     assert gltr(A, g, 0.1 * newton, rtol=1e-6, progress_tol=0.03, space=space).products == 0
 
 
+def test_the_residual_of_a_space_that_does_not_begin_with_the_gradient(symmetric):
+    A, g = symmetric(20, 0, low=-1.0)
+    space = KrylovSpace(A, g, generator=torch.Generator().manual_seed(0), random_start=True)
+    result = gltr(A, g, 0.5, rtol=0.0, max_iter=8, explore=False, space=space)
+    assert result.products == 8
+    assert result.residual == pytest.approx(optimality(A, g, result), rel=1e-9)
+    assert -result.model_decrease == pytest.approx(model(A, g, result.solution), rel=1e-9)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("when", [1, 4])
 def test_a_product_that_is_not_finite_leaves_the_last_finite_step(bad, when, counting_operator, spd):

@@ -84,18 +84,19 @@ def test_the_iterate_is_added_at_the_length_of_the_direction() -> None:
     torch.testing.assert_close(steps[False], p * (abs(found.curvature) / p.norm()), rtol=1e-6, atol=1e-8)
 
 
-def test_the_line_search_takes_the_first_power_that_decreases_by_the_cube() -> None:
+@pytest.mark.parametrize("eta", [0.1, 1.0, 3.0, 10.0])
+def test_the_line_search_takes_the_first_power_that_decreases_by_the_cube(eta: float) -> None:
     objective = function(lambda x: (1 + 9 * x**2).sqrt().sum(), [1.0, -1.5])
-    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), theta=0.7, eta=0.1)
+    optimizer = ho.create("capped_newton_cg", objective.model.parameters(), theta=0.7, eta=eta)
     value, x = objective.value(), objective.position()
     optimizer.step(objective)
     step, s = optimizer.report.step_size, objective.position() - x
     power = math.log(step) / math.log(0.7)
     assert power == pytest.approx(round(power))
     assert round(power) == optimizer.report.evaluations - 1 > 0
-    assert objective.value() <= value - 0.1 / 6 * float(s.norm()) ** 3
+    assert objective.value() <= value - eta / 6 * float(s.norm()) ** 3
     longer = s / 0.7
-    assert objective.value(x + longer) > value - 0.1 / 6 * float(longer.norm()) ** 3
+    assert objective.value(x + longer) > value - eta / 6 * float(longer.norm()) ** 3
 
 
 @pytest.mark.parametrize("start", [[0.3, 1e-2], [0.5, 0.0], [0.0, 0.0], [0.0, 1e-12]], ids=str)

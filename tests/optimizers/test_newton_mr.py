@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hybridopt as ho
+from hybridopt.linalg import minres
 from tests.optimizers.catalogue import function, quadratic, rosenbrock, saddle, training
 
 
@@ -44,6 +45,23 @@ def test_convergence_is_superlinear() -> None:
     last = [norm for norm in norms if norm < 1e-2]
     assert len(last) <= 5, last
     assert norms[-1] < 1e-3 * norms[-2]
+
+
+def test_the_inner_solve_ends_at_the_papers_criterion_with_a_tolerance_that_shrinks() -> None:
+    matrix, vector = quadratic(30)
+    objective = function(lambda x: x @ matrix @ x / 2 - vector @ x + (x**4).sum() / 4, torch.ones(30).tolist())
+    optimizer = ho.create("newton_mr", objective.model.parameters(), forcing=0.1)
+    first, counts = None, []
+    for _ in range(5):
+        hessian = matrix + torch.diag(3 * objective.position() ** 2)
+        gradient = objective.value_and_grad()[1]
+        first = first or float(gradient.norm())
+        optimizer.step(objective)
+        rtol = min(0.1, (float(gradient.norm()) / first) ** 0.5)
+        wanted = minres(hessian, -gradient, rtol=rtol, stop="normal").products
+        assert optimizer.report.inner_iterations == wanted
+        counts.append(wanted)
+    assert counts[-1] > counts[0]
 
 
 def test_at_negative_curvature_it_goes_along_the_residual_and_as_far_as_the_function_falls() -> None:
