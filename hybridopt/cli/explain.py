@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hybridopt._paths import conf_dir
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError, suggest
 from hybridopt.experiment import parts
 
@@ -30,6 +31,10 @@ def explain(error: BaseException) -> BaseException:
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, OverrideParseException):
+        word = str(error.override)
+        if word in parts.names("optimizer") or (conf_dir() / "experiment" / f"{word}.yaml").is_file():
+            group = "optimizer" if word in parts.names("optimizer") else "experiment"
+            return ConfigError(f"{word} is the name of an {group}: write {group}={word}.")
         return ConfigError(
             f"The override {error.override!r} cannot be read: {_first(error)}. Write key=value; quote values with "
             "spaces, commas or brackets, e.g. 'optimizer.options={lr: 1e-3}'."

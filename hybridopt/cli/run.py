@@ -12,9 +12,10 @@ from typing import Any
 
 from hybridopt._paths import conf_dir
 from hybridopt.cli import console
+from hybridopt.cli.experiment_file import file_of_swept, located, taken_as_experiments
 from hybridopt.cli.explain import explain
 from hybridopt.cli.progress import make_monitor, make_observer
-from hybridopt.core import ConfigError, HybridoptError
+from hybridopt.core import ConfigError, HybridoptError, UnknownNameError
 from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment.cluster import check_launcher
 from hybridopt.experiment.config import RunConfig, resolve
@@ -36,6 +37,7 @@ class Session:
         outcomes: How the runs ended.
         directories: Of the sweep, usually one; empty for single runs.
         error: What ended the session, or one of its runs without an outcome; None if all is told by the outcomes.
+        swept: Files of experiments by the keys that they sweep.
         trace: The last error that an outcome tells of already; shown with --debug.
     """
 
@@ -46,6 +48,7 @@ class Session:
         self.directories: list[Path] = []
         self.error: BaseException | None = None
         self.trace: BaseException | None = None
+        self.swept: dict[str, str] = {}
 
     def __call__(self, cfg: Any) -> None:
         """Does one run in this process.
@@ -67,6 +70,25 @@ class Session:
                 self.sweep([values])
         except BaseException as error:
             self.error = error
+
+    def see(self, config: Any) -> None:
+        """Remembers which files sweep which keys, for errors.
+
+        Args:
+            config: Of the whole sweep.
+        """
+        self.swept = file_of_swept(config)
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Returns the error to show instead of one: what is wrong, in which file, and the fix.
+
+        Args:
+            error: What ended the composition or a run.
+        """
+        reason = explain(error)
+        if isinstance(reason, ConfigError | UnknownNameError) and self.swept:
+            return type(reason)(located(str(reason), f"{getattr(error, 'override', '')} {error}", self.swept))
+        return reason
 
     def sweep(self, jobs: Sequence[dict[str, Any]]) -> None:
         """Does many runs, each in a process of its own.
@@ -146,8 +168,7 @@ def main(arguments: Sequence[str], *, debug: bool) -> int:
 
         code = max(close_run(*pair) for pair in zip(session.outcomes, session.statuses, strict=True))
     if session.error is not None:
-        reason = explain(session.error)
-        raise reason from session.error
+        raise session.explained(session.error) from session.error
     if session.trace is not None and debug:
         raise session.trace
     return code
@@ -173,6 +194,7 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
     # Hydra makes a directory for every run and writes a file for every sweep; ours are made by the run itself.
     with tempfile.TemporaryDirectory(prefix="hybridopt-") as scratch:
         flags, overrides = _sorted_arguments(arguments)
+        overrides = taken_as_experiments(overrides, Path(scratch))
         _refuse_foreign_launchers(overrides)
         overrides += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}"]
         sys.argv = ["hybridopt run", *flags, *overrides]
@@ -183,7 +205,7 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
         except (HybridoptError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise explain(error) from error
+            raise session.explained(error) from error
         finally:
             sys.argv = before_argv
             root.level, root.handlers[:] = before_log  # --info and hydra.verbose turn everything on

@@ -91,7 +91,8 @@ def chosen_experiment(hydra_config: Any) -> str | None:
 class LocalLauncher(Launcher):
     """Hydra's view of `hybridopt.experiment.sweep`: composes every job, then hands all of them over at once.
 
-    The task function must have a method ``sweep(list of plain configs)``.
+    The task function must have a method ``sweep(list of plain configs)``; a method ``see(config)`` is shown the config
+    of the whole sweep before any job is composed.
     """
 
     # Hydra takes plugins from the namespace package hydra_plugins only. A real one would be loaded by every Hydra
@@ -101,6 +102,7 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
         self._loader, self._task, self._config = hydra_context.config_loader, task_function, config
+        getattr(task_function, "see", lambda config: None)(config)
         hydra_context.config_loader = Unchecked(self._loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: typing.Sequence[typing.Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
