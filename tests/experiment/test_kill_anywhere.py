@@ -135,7 +135,7 @@ def test_random_kills_and_damage_change_no_number(method: str, seed: int, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("method", METHODS)
 def test_many_random_kills(method: str, tmp_path: Path, undisturbed: Any) -> None:
     expected, calls = undisturbed[method]
