@@ -59,15 +59,32 @@ class Evaluation:
         Args:
             x: Where to evaluate, shape (n,); the model's own parameters when None.
         """
-        with self._evaluation(at_start=x is None and self._at_start), torch.no_grad():
-            if x is None:
-                loss = self._forward()[0]
-                self._remember_start(loss)
-            else:
-                with self.slots.hold(self.space.tensors(self.space.checked(x))):
-                    loss = self._forward()[0]
+        loss = self._loss(x)
         self.ledger.pay("forward", self.work)
         return float(loss) + self.regularization(x)
+
+    def _loss(self, x: Tensor | None) -> Tensor:
+        try:
+            return self._evaluated(x)
+        except RuntimeError as error:
+            if self._problem.differentiates or "does not require grad" not in str(error):
+                raise
+        self._problem.differentiates = True
+        return self._evaluated(x)
+
+    def _evaluated(self, x: Tensor | None) -> Tensor:
+        slots = self.slots
+        # In the first trial a graph shows whether the model still reaches its own parameters; usually there is none.
+        recording = self._problem.differentiates or (x is not None and not slots.proven)
+        with self._evaluation(at_start=x is None and self._at_start), torch.set_grad_enabled(recording):
+            if x is None:
+                loss = self._forward()[0].detach()
+                self._remember_start(loss)
+                return loss
+            with slots.hold(self.space.stand_ins(self.space.checked(x))):
+                loss = self._forward()[0]
+            slots.prove(loss)
+        return loss.detach()
 
     def value_and_grad(self, x: Tensor | None = None) -> tuple[float, Tensor]:
         """Returns the function's value and its gradient; the model stays where it is.
@@ -89,9 +106,11 @@ class Evaluation:
                 gradient = self.space.pack(gradients)
             else:
                 leaf = self.space.checked(x).detach().requires_grad_()
-                with self.slots.hold(self.space.tensors(leaf)):
+                with self.slots.hold(self.space.stand_ins(leaf)):
                     loss = self._forward()[0]
-                gradient = self.differentiate(loss, [leaf])[0]
+                    # Inside, since checkpointed parts run once more in the backward pass.
+                    gradient = self.differentiate(loss, [leaf])[0]
+                self.slots.prove(loss)
                 gradient = torch.zeros_like(x) if gradient is None else gradient
         self.ledger.pay("gradient", self.work)
         self.add_decay_gradient(gradient, x)
@@ -248,7 +267,7 @@ class Evaluation:
         if self._replay is not None:
             self._replay.restore()
         try:
-            with full_precision(device), as_written(self._problem.uncompiled):
+            with full_precision(device), as_written(self._problem.uncompiled), slots.dense_gradients():
                 if not slots.has_buffers:
                     yield
                 else:

@@ -53,6 +53,9 @@ class _TwiceDifferentiable(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "_weight_norm" and not kwargs:
             return weight_norm(*args)
+        if torch._C._are_functorch_transforms_active():
+            # Ours are differentiated by autograd only; the model's own vmap or grad needs torch's.
+            return func(*args, **(kwargs or {}))
         if name in _RECURRENT and not kwargs:
             if recurrent.supports(name, args):
                 return recurrent.recurrent(name, args, watch=self.demand.watch)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core import ObjectiveError
+from hybridopt.objective.smoothness import reached_leaves
 
 _LARGE = 2**15  # entries
 
@@ -35,6 +36,11 @@ class ParameterSpace:
                 "There is no parameter to optimize: none of those given has requires_grad=True. Pass parameters that "
                 "require a gradient, or unfreeze some with parameter.requires_grad_(True)."
             )
+        if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in self.parameters):
+            raise ObjectiveError(
+                "A lazy layer has no parameters yet (nn.LazyLinear and the like). Call the model once on a batch, "
+                "then make the optimizer and the objective."
+            )
         devices = {parameter.device for parameter in self.parameters}
         if len(devices) > 1:
             raise ObjectiveError(
@@ -42,6 +48,11 @@ class ParameterSpace:
                 "them lies on one. Move the model to one device, or use a first-order optimizer."
             )
         self.device: torch.device = self.parameters[0].device
+        if self.device.type == "meta":
+            raise ObjectiveError(
+                "The parameters are on the meta device, where they have no values. Give the model memory first: "
+                "model.to_empty(device=...), then initialize it or load its weights."
+            )
         dtypes = {parameter.dtype for parameter in self.parameters}
         if any(not dtype.is_floating_point for dtype in dtypes):
             raise ObjectiveError("Only real floating-point parameters can be optimized; complex ones are not.")
@@ -53,6 +64,7 @@ class ParameterSpace:
         self.shapes = [parameter.shape for parameter in self.parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.n = sum(self.sizes)
+        self._pairs = any(shape and shape[-1] == 2 for shape in self.shapes)
 
     def converted(self) -> bool:
         """Returns whether a parameter got another dtype or device since, as by ``model.double()``."""
@@ -78,6 +90,18 @@ class ParameterSpace:
             return parts
         return [part.to(parameter.dtype) for part, parameter in zip(parts, self.parameters, strict=True)]
 
+    def stand_ins(self, vector: Tensor) -> list[Tensor]:
+        """Returns `vector` as tensors that can stand in the model for the parameters; see `tensors`.
+
+        Args:
+            vector: Shape (n,).
+        """
+        parts = self.tensors(vector)
+        if not self._pairs:
+            return parts
+        # Pairs may be seen as complex numbers (`torch.view_as_complex`), which have to begin at an even place.
+        return [part.clone() if part.storage_offset() % 2 and part.shape[-1:] == (2,) else part for part in parts]
+
     def pack(self, tensors: Sequence[Tensor | None], out: Tensor | None = None) -> Tensor:
         """Copies tensors in the shapes of the parameters into one flat vector; None stands for zeros.
 
@@ -96,7 +120,8 @@ class ParameterSpace:
             out.zero_()
         with torch.no_grad():
             if present:
-                torch._foreach_copy_([target for target, _ in present], [tensor for _, tensor in present])
+                values = [tensor.to_dense() if tensor.is_sparse else tensor for _, tensor in present]
+                torch._foreach_copy_([target for target, _ in present], values)
         return out
 
     def read(self, out: Tensor | None = None) -> Tensor:
@@ -137,6 +162,11 @@ class ParameterSpace:
         Raises:
             ObjectiveError: If it is something else.
         """
+        if not isinstance(vector, Tensor):
+            raise ObjectiveError(
+                f"A point of this objective is a vector of shape ({self.n},), as objective.position() gives it, not "
+                f"{type(vector).__name__}. Pack a list of tensors by objective.space.pack(tensors)."
+            )
         if vector.shape != (self.n,) or vector.dtype != self.dtype or vector.device != self.device:
             raise ObjectiveError(
                 f"A point of this objective is a vector of shape ({self.n},) in {self.dtype} on {self.device}, not one "
@@ -183,6 +213,24 @@ class _Mirror(NamedTuple):
             table[self.key] = entry
 
 
+def _refuse_unlike_a_function(module: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Refuses options of embeddings with which no loss has the gradient that torch gives.
+
+    Raises:
+        ObjectiveError: If it has one of them.
+    """
+    what = None
+    if module.max_norm is not None:
+        what = "max_norm, which rewrites the weights in the forward pass"
+    elif module.scale_grad_by_freq:
+        what = "scale_grad_by_freq, which makes the gradient that of another function"
+    if what is not None:
+        raise ObjectiveError(
+            f"An {type(module).__name__} has {what}, so the loss is no function that can be searched or have a "
+            "curvature. Leave the option out (weight_decay bounds weights, too), or use a first-order optimizer."
+        )
+
+
 def _target(entry: Any) -> Any:
     return entry() if isinstance(entry, weakref.ref) else entry
 
@@ -207,12 +255,19 @@ class Slots:
         self._registered: list[tuple[dict[str, Any], str, int]] = []
         self._mirrors: list[_Mirror] = []
         self._buffers: list[tuple[dict, str]] = []
+        self._sparse: list[nn.Module] = []
+        self.proven = False
+        """Whether a trial has shown that the model reaches its parameters through these places only."""
         visited: set[int] = set()
         for root in modules:
             for module in root.modules():
                 if id(module) in visited:
                     continue
                 visited.add(id(module))
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module.weight) in index:
+                    _refuse_unlike_a_function(module)
+                    if module.sparse:
+                        self._sparse.append(module)
                 attributes = vars(module)
                 for name, table in attributes.items():
                     if isinstance(table, list | dict):
@@ -229,6 +284,12 @@ class Slots:
                         self._buffers.append((module._buffers, name))
         found = {position for _, _, position in self._registered}
         missing = [position for position in range(len(parameters)) if position not in found]
+        if missing and any(isinstance(module, torch.jit.ScriptModule) for root in modules for module in root.modules()):
+            raise ObjectiveError(
+                "A part of the model is a torch.jit.ScriptModule, which hides its parameters, so it cannot be "
+                "evaluated at other points. Give the objective the Python module that it was made from, or use a "
+                "first-order optimizer."
+            )
         if missing:
             shapes = ", ".join(str(tuple(parameters[position].shape)) for position in missing[:3])
             raise ObjectiveError(
@@ -250,6 +311,40 @@ class Slots:
                     "used (by an assignment, load_state_dict(assign=True), a parametrization or pruning). Change the "
                     "model first; then make the optimizer and the objective."
                 )
+
+    @contextmanager
+    def dense_gradients(self) -> Iterator[None]:
+        """Context in which embeddings with ``sparse=True`` have dense gradients, which flat vectors are made of."""
+        try:
+            for module in self._sparse:
+                module.sparse = False
+            yield
+        finally:
+            for module in self._sparse:
+                module.sparse = True
+
+    def prove(self, loss: Tensor) -> None:
+        """Checks, once, that a trial's loss was computed from the tensors that stood in for the parameters.
+
+        Args:
+            loss: With its graph, if it has one.
+
+        Raises:
+            ObjectiveError: If it leads to one of the parameters themselves: then trials would be silently wrong.
+        """
+        if self.proven:
+            return
+        if loss.requires_grad:
+            own = {id(parameter): position for position, parameter in enumerate(self._expected)}
+            reached = {own[id(leaf)] for leaf in reached_leaves(loss) if id(leaf) in own}
+            if reached:
+                names = ", ".join(sorted({str(name) for _, name, position in self._registered if position in reached}))
+                raise ObjectiveError(
+                    f"The model uses its own parameter ({names}) from elsewhere than the module's attribute of that "
+                    "name (a closure, a tuple, an object of its own), so it cannot be evaluated at another point. Read "
+                    "it from the attribute in the forward pass, or use a first-order optimizer."
+                )
+        self.proven = True
 
     @contextmanager
     def hold(self, tensors: Sequence[Tensor]) -> Iterator[None]:

@@ -24,6 +24,12 @@ COMPILED_AHEAD = (
     "optimizer that needs gradients only."
 )
 
+CHECKPOINTED = (
+    "torch.utils.checkpoint cannot run a part of the model again as is needed here: with use_reentrant=True it works "
+    "in backward() only, and recurrent layers under it have no products. Use use_reentrant=False around other layers, "
+    "or leave checkpointing out and bound the memory by objective.in_micro_batches(memory_budget=...)."
+)
+
 
 def flatten_outputs(outputs: Any, *, differentiable: bool = True) -> list[Tensor]:
     """Returns the tensors in a model's output, which may be a tensor or nested tuples, lists and dicts of them.
@@ -332,7 +338,8 @@ class Point:
 
     def _along(self, vector: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Differentiates <gradient, vector>."""
-        views = self.space.tensors(vector)
+        self.objective._problem.require_second_derivatives(gradient for _, gradient in self._live)
+        views = self.space.stand_ins(vector)
         return self._grad([gradient for _, gradient in self._live], inputs, [views[index] for index, _ in self._live])
 
     def _grad(
@@ -345,6 +352,8 @@ class Point:
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error):
                 raise stale("The batch, or another tensor behind the loss, was changed in place") from error
+            if "torch.utils.checkpoint" in str(error):
+                raise ObjectiveError(CHECKPOINTED) from error
             if "does not currently support double backward" in str(error):
                 raise ObjectiveError(COMPILED_AHEAD) from error
             if "not implemented" in str(error):

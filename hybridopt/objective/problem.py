@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from hybridopt.core import ObjectiveError
 from hybridopt.objective import autocast
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
-from hybridopt.objective.point import COMPILED_AHEAD, flatten_outputs, separate_outputs
+from hybridopt.objective.point import CHECKPOINTED, COMPILED_AHEAD, flatten_outputs, separate_outputs
+from hybridopt.objective.smoothness import differentiable_once
 
 _TWICE = "backward through the graph a second time"
 
@@ -50,6 +51,10 @@ class Problem:
         self._token = uuid.uuid4().hex[:12]
         self._batches = 0
         self.autocast: autocast.Regions = ()
+        self.differentiates = False
+        """Whether the forward pass takes derivatives itself, as of coordinates or energies, so that it cannot run
+        under `torch.no_grad`."""
+        self._smooth = False
         self.uncompiled = False
         """Whether curvature was asked for, so that evaluations run compiled code as plain torch: that has second
         derivatives, and all of a step has to draw the same random numbers."""
@@ -72,6 +77,23 @@ class Problem:
     def trainable(self) -> list[Tensor]:
         """Returns the parameters that require a gradient, of the model and then of the loss."""
         return [p for module in self.modules for p in module.parameters() if p.requires_grad]
+
+    def require_second_derivatives(self, gradients: Iterable[Tensor]) -> None:
+        """Checks, at the first product only, that no function of the model is differentiable once.
+
+        Args:
+            gradients: Of the parameters, with their graphs.
+
+        Raises:
+            ObjectiveError: If there is one: torch would leave its part out of all products without a word.
+        """
+        if not self._smooth and differentiable_once(gradients):
+            raise ObjectiveError(
+                "A function of the model is marked as once_differentiable, so products with curvature matrices would "
+                "miss its part. Write its backward in differentiable operations and take the mark off, or use an "
+                "optimizer that needs gradients only."
+            )
+        self._smooth = True
 
     def new_key(self) -> str:
         """Returns a name for a batch that no other batch has."""
@@ -163,6 +185,8 @@ def differentiate(loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool 
                 "The graph of the loss was used up already: the model or the loss function called backward() "
                 "itself. Return the loss and leave differentiation to the optimizer."
             ) from error
+        if "torch.utils.checkpoint" in str(error):
+            raise ObjectiveError(CHECKPOINTED) from error
         if "donated buffers" in str(error):
             raise ObjectiveError(COMPILED_AHEAD) from error
         if "does not require grad" in str(error):

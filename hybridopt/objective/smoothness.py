@@ -79,6 +79,18 @@ def differentiable_once(gradients: Iterable[Tensor]) -> bool:
     return any(node.name().endswith("::Error") for node in _nodes(gradients))
 
 
+def reached_leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Yields the leaves that a loss's graph leads to, those that a gradient would be accumulated for.
+
+    Args:
+        loss: A tensor with its graph.
+    """
+    for node in _nodes([loss]):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            yield variable
+
+
 def _nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
     stack: list[Any] = [tensor.grad_fn for tensor in tensors]
     visited: set[Any] = set()

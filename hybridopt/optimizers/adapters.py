@@ -40,6 +40,7 @@ class External(TorchStep):
 
     Config = ExternalConfig
     coupled_decay = False
+    takes_sparse = True  # torch.optim.SparseAdam takes no others
     state_of_its_own = False  # torch.optim.LBFGS keeps that of all parameters under the first
     summary = "a class of torch.optim or another package, by name"
 

@@ -234,7 +234,8 @@ def watching(layers: Sequence[Layer], *, inputs: bool) -> Iterator[list[Seen]]:
             for module in one.layer.modules:
 
                 def hook(module: nn.Module, args: Any, h: Tensor, to: Seen = one) -> None:
-                    to.forward(module, args[0], h, inputs=inputs)
+                    if not torch._C._are_functorch_transforms_active():  # else there is nothing to be seen
+                        to.forward(module, args[0], h, inputs=inputs)
 
                 handles.append(module.register_forward_hook(hook))
         yield seen

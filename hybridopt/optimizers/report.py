@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,10 +27,11 @@ _FIELDS: Mapping[str, str] = {
 
 
 class Report:
-    """Record of one step.
+    """Record of one step; its fields can be read as attributes or as keys, as those of `minimize`'s result can.
 
     Values are stored as they come: a number, a tensor or a function without arguments. The attribute gives a plain
-    Python value; a tensor is only then brought to the host, so reporting never makes a GPU wait.
+    Python value; a tensor is only then brought to the host, so reporting never makes a GPU wait. A standard field that
+    the method does not report is None as an attribute, and no key.
 
     Attributes:
         events: What happened beside the ordinary: escapes, switches, resets, each a dict with an ``event`` key.
@@ -72,8 +73,20 @@ class Report:
         values[name] = value
         return value
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._values
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:
+        """Returns the names of what was noted."""
+        return list(self._values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.as_dict(), self.events)
@@ -101,6 +114,7 @@ def norm(tensors: list[Tensor], order: float = 2.0) -> Tensor:
     """
     if not tensors:
         return torch.zeros((), device="cpu")
+    tensors = [part.to_dense() if part.is_sparse else part for part in tensors]
     norms = torch.stack(
         [part.float() if part.dtype.itemsize < 4 else part for part in torch._foreach_norm(tensors, order)]
     )

@@ -23,6 +23,8 @@ class TorchStep(Stepping):
     """
 
     torch_class: ClassVar[type[torch.optim.Optimizer]]
+    takes_sparse: ClassVar[bool] = False
+    """Whether sparse gradients, as of ``nn.Embedding(sparse=True)``, are left as they are."""
 
     @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:
@@ -68,6 +70,8 @@ class TorchStep(Stepping):
             # None of them was used, perhaps because they are another model's: binding says so.
             objective.bind(self.param_groups)  # type: ignore[attr-defined]
         for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None and gradient.is_sparse and not self.takes_sparse:
+                gradient = gradient.to_dense()
             parameter.grad = gradient
         self._clip(parameters)
         return loss

@@ -43,7 +43,7 @@ def plain_loss(problem: Problem) -> Tensor:
 def flat(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     """Returns tensors as one vector, zeros for None."""
     filled = [torch.zeros_like(p) if t is None else t for t, p in zip(tensors, like, strict=True)]
-    return torch.cat([t.reshape(-1).double() for t in filled])
+    return torch.cat([(t.to_dense() if t.is_sparse else t).reshape(-1).double() for t in filled])
 
 
 def derivative(value: Tensor, inputs: Sequence[Tensor], **options: Any) -> Tensor:

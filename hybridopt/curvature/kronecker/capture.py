@@ -239,7 +239,9 @@ class _Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:  # its projections are layers; torch switches the mode off while a function is handled
                 return _attention(*args, **kwargs)
-        served = self._serve(getattr(func, "__name__", ""), args, kwargs)
+        # Layers inside the model's own vmap or grad are not watched: their inputs are not there outside of it.
+        inside = torch._C._are_functorch_transforms_active()
+        served = None if inside else self._serve(getattr(func, "__name__", ""), args, kwargs)
         if served is None:
             result = func(*args, **kwargs)
             self.capture.note_others((args, kwargs), result)
