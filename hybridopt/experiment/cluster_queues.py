@@ -114,14 +114,7 @@ class Ray:
             ray.shutdown()
 
     def submit(self, jobs: Sequence[RemoteJob]) -> list[Any]:
-        """Submits jobs and returns a handle of each, with `ending()` and `cancel()`.
-
-        Args:
-            jobs: What travels to the nodes.
-
-        Raises:
-            ConfigError: If they are refused.
-        """
+        """See `Submitit.submit`."""
         import ray
 
         try:
