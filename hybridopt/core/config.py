@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -195,6 +196,9 @@ def _coerce(value: Any, hint: Any, label: str, help: str) -> Any:
             names = ", ".join(str(member.value) for member in hint)
             near = suggest(str(value), [str(member.value) for member in hint])
             raise ConfigError(f"{label} must be one of {names}, not {value!r}.{near}") from None
+    if hint in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        # NumPy's scalars: what loops over np.arange and np.logspace hand over.
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)
     if hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if math.isnan(value):

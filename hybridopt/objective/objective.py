@@ -78,6 +78,8 @@ class Objective(Evaluation):
             )
         if loss_fn is not None and not callable(loss_fn):
             raise ObjectiveError(f"loss_fn must be a function of (outputs, targets), not {type(loss_fn).__name__}.")
+        if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
+            raise ObjectiveError(f"loss_fn is the class {loss_fn.__name__}; pass one of it: {loss_fn.__name__}().")
         self._problem = Problem(model, loss_fn, Ledger() if ledger is None else ledger, work)
         self._space: ParameterSpace | None = None
         self._slots: Slots | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from hybridopt.core import Registry
+from hybridopt.core import ConfigError, Registry
+
+_Class = TypeVar("_Class", bound=type)
 
 _FIRST_ORDER = "hybridopt.optimizers.first_order:"
 _ADAPTIVE = "hybridopt.optimizers.first_order_adaptive:"
@@ -68,7 +71,32 @@ registry = Registry(
     },
     entry_points="hybridopt.optimizers",
 )
-register = registry.register
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Returns a class decorator that adds an optimizer under `name`, for `create`, YAML and the command line.
+
+    Args:
+        name: A name that no built-in optimizer has.
+
+    Raises:
+        ConfigError: If the name is taken, or the class is no optimizer of this library.
+    """
+    add = registry.register(name)
+
+    def checked(cls: _Class) -> _Class:
+        from hybridopt.optimizers.base import Stepping
+
+        if not (isinstance(cls, type) and issubclass(cls, Stepping)):
+            raise ConfigError(
+                f"{getattr(cls, '__name__', cls)!s} cannot be registered: subclass hybridopt.Optimizer and write "
+                "update(objective). A class that follows torch's protocol needs no registration, only its place: "
+                "create('package.module:Class', params)."
+            )
+        return add(cls)
+
+    return checked
+
 
 _CLASSES = {path.rpartition(":")[2]: name for name, path in registry._builtins.items()} | {"Optimizer": ""}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,6 +131,18 @@ def test_layers_without_a_derivative_say_so():
 def test_the_model_must_be_a_module(wrong):
     with pytest.raises(ObjectiveError, match=r"torch.nn.Module first.*from_function"):
         Objective(wrong, F.mse_loss, INPUTS, TARGETS)
+
+
+def test_a_loss_class_is_not_a_loss():
+    with pytest.raises(ObjectiveError, match=r"pass one of it: MSELoss\(\)"):
+        objective(nn.MSELoss)
+
+
+@pytest.mark.parametrize("wrong", [[torch.ones(1, 2), torch.ones(1)], np.ones(3), None])
+def test_points_are_flat_tensors(wrong):
+    f = objective(F.mse_loss)
+    with pytest.raises(ObjectiveError, match=r"shape \(3,\).*objective.space.pack"):
+        f.commit(wrong)
 
 
 @pytest.mark.parametrize("wrong", ["mse", 3, torch.ones(3)])

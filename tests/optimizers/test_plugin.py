@@ -132,13 +132,20 @@ class TestPlugin:
 
 def test_the_name_of_a_built_in_is_refused_and_one_that_is_taken() -> None:
     with pytest.raises(ConfigError, match="'adam' is built in"):
-        ho.register("adam")(torch.optim.Adam)
+        ho.register("adam")(ho.optimizers.Adam)
     try:
-        ho.register("taken_name")(torch.optim.Adam)
+        ho.register("taken_name")(ho.optimizers.Adam)
         with pytest.raises(ConfigError, match="taken by Adam already"):
-            ho.register("taken_name")(torch.optim.SGD)
+            ho.register("taken_name")(ho.optimizers.SGD)
     finally:
         ho.optimizers.registry._registered.pop("taken_name")
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adam, dict, lambda params: None])
+def test_what_is_no_optimizer_of_this_library_is_not_registered(cls: Any) -> None:
+    with pytest.raises(ConfigError, match=r"subclass hybridopt.Optimizer.*package.module:Class"):
+        ho.register("not_an_optimizer")(cls)
+    assert "not_an_optimizer" not in ho.optimizers.registry
 
 
 def test_an_entry_point_of_an_installed_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ def test_a_report_is_plain_values(method: Method) -> None:
             assert isinstance(event["event"], str)
             assert all(type(value) in (bool, int, float, str) for value in event.values()), event
         assert repr(optimizer.report).startswith("Report(")
+        assert dict(optimizer.report) == plain
+        assert optimizer.report["loss"] == optimizer.report.loss
+    with pytest.raises(KeyError, match="nonsense"):
+        optimizer.report["nonsense"]
 
 
 @each(GLOBALIZED)
