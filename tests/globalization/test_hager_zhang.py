@@ -31,6 +31,72 @@ def test_contract_at_the_returned_step(smooth, step0, c1, c2, counted):
     assert result.evaluations == len(steps) <= 35
 
 
+def literal(phi, slope, step, c1, c2):
+    """The points that the algorithm of Hager and Zhang (2005, section 4) tries, rule by rule, without walls."""
+    tried, value0, slope0 = [], phi(0.0), slope(0.0)
+    theta, gamma, rho = 0.5, 0.66, 5.0
+
+    def visit(t):
+        tried.append(t)
+        if slope(t) >= c2 * slope0:
+            wolfe = phi(t) <= value0 + c1 * t * slope0
+            if wolfe or (phi(t) <= value0 and slope(t) <= (2 * c1 - 1) * slope0):
+                raise StopIteration
+
+    def narrow(a, b):  # U3
+        while True:
+            d = a + theta * (b - a)
+            visit(d)
+            if slope(d) >= 0:
+                return a, d
+            a, b = (d, b) if phi(d) <= value0 else (a, d)
+
+    def update(a, b, c):
+        if not a < c < b:
+            return a, b
+        visit(c)
+        if slope(c) >= 0:
+            return a, c
+        return (c, b) if phi(c) <= value0 else narrow(a, c)
+
+    def secant(a, b):
+        return (a * slope(b) - b * slope(a)) / (slope(b) - slope(a))
+
+    def bracket(c):
+        a = 0.0
+        while True:
+            visit(c)
+            if slope(c) >= 0:
+                return a, c
+            if phi(c) > value0:
+                return narrow(0.0, c)
+            a, c = c, rho * c
+
+    def double_secant(a, b):
+        c = secant(a, b)
+        low, high = update(a, b, c)
+        if c == high:
+            return update(low, high, secant(b, high))
+        return update(low, high, secant(a, low)) if c == low else (low, high)
+
+    try:
+        a, b = bracket(step)
+        while True:
+            low, high = double_secant(a, b)
+            a, b = update(low, high, (low + high) / 2) if high - low > gamma * (b - a) else (low, high)
+    except StopIteration:
+        return tried
+
+
+@pytest.mark.parametrize("step0", [1e-2, 1.0, 6.0, 30.0])
+@pytest.mark.parametrize(("c1", "c2"), [(0.1, 0.9), (1e-4, 1e-3), (1e-9, 1e-8)])
+def test_it_tries_the_points_of_the_paper(smooth, step0, c1, c2, counted):
+    phi, slope = smooth
+    both, steps = counted(phi, slope)
+    assert hager_zhang(both, phi(0.0), slope(0.0), step0=step0, c1=c1, c2=c2).status == "converged"
+    assert steps == pytest.approx(literal(phi, slope, step0, c1, c2), rel=1e-9)
+
+
 def test_secant_steps_are_exact_on_a_parabola(counted, functions):
     both, _ = counted(*functions["parabola"])
     result = hager_zhang(both, 1.7**2, -3.4, step0=6.0, c1=1e-4, c2=1e-3)

@@ -93,6 +93,26 @@ def test_sigma_rises_until_the_bound_holds() -> None:
     assert objective.value() < 0
 
 
+def test_the_constants_rise_to_what_would_just_have_held() -> None:
+    # Along s, Newton's step from 1.5: 2 (f(x + s) - f(x) - g's / 2) / ||s||^2 more than the curvature.
+    objective = function(lambda x: (1 + x**2).sqrt().sum(), [1.5])
+    optimizer = ho.create("curvilinear_newton", objective.model.parameters(), search="choice", damping=0.0)
+    optimizer.step(objective)
+    bend, slope = 3.25**-1.5, 1.5 / 3.25**0.5
+    s = -slope / bend
+    short = (1 + (1.5 + s) ** 2) ** 0.5 - 3.25**0.5 - slope * s / 2
+    assert optimizer.report.evaluations == 2
+    assert optimizer.report.step_size == pytest.approx(bend / (bend + 2 * short / s**2), rel=1e-9)
+    # Along d: sigma = 1 gives beta = 4 and promises 16/3; 6 (f(4) + 16/3) / 4^3 more would just have held.
+    objective = function(lambda x: x[1] ** 2 - x[0] ** 2 + 0.1 * x[0] ** 4, [0.0, 0.0])
+    optimizer = ho.create("curvilinear_newton", objective.model.parameters(), search="choice")
+    optimizer.step(objective)
+    sigma = 1 + 6 * (-16 + 25.6 + 16 / 3) / 64
+    assert optimizer.report.evaluations == 2
+    assert optimizer.report.step_size == pytest.approx(4 / sigma, rel=1e-6)
+    assert optimizer.memory["sigma"] == pytest.approx(sigma / 2, rel=1e-6)
+
+
 @pytest.mark.parametrize(("slope", "curvature", "sigma"), [(0.0, -2.0, 3.0), (-1.0, -0.5, 0.1), (-2.0, -1e-6, 5.0)])
 def test_the_step_along_negative_curvature_minimizes_the_cubic(slope: float, curvature: float, sigma: float) -> None:
     best = _cubic_step(slope, curvature, sigma)
