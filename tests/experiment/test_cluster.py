@@ -78,7 +78,7 @@ def test_slurm_jobs_are_submitted_as_one_array_and_cancelled_jobs_save_themselve
     through += ["launcher.options.cpus_per_task=2", "threads=1", "+launcher.options.additional_parameters.nice=9"]
 
     def stop() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             runs = list((tmp_path / "cluster").glob("*/*/*/history.jsonl"))
             if len(runs) == 2 and all(len(read_rows(run)) > 4 for run in runs):
