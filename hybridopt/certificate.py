@@ -39,6 +39,19 @@ class Certificate:
     degenerate: bool
     reason: str
 
+    def __getitem__(self, name: str) -> Any:
+        """Returns a field by its name, as results do.
+
+        Args:
+            name: Of the field.
+
+        Raises:
+            KeyError: If there is none of that name.
+        """
+        if name not in self.__dict__:
+            raise KeyError(f"A certificate has no field {name!r}, but {', '.join(self.__dict__)}.")
+        return self.__dict__[name]
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values."""
         return dict(self.__dict__)

@@ -34,7 +34,8 @@ def render_markdown(results: Results) -> str:
         f"**{summary.banner_of(results)}**",
         summary.subtitle_of(results),
     ]
-    parts += [note for note in (summary.unfinished_of(results), summary.timing_note(results)) if note]
+    notes = (summary.unfinished_of(results), summary.timing_note(results), summary.lanes_note(results))
+    parts += [note for note in notes if note]
     parts += summary.replay_notes(results)
     if results.problems:
         parts.append("Not read: " + "; ".join(results.problems))

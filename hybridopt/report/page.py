@@ -121,7 +121,12 @@ def _header(results: Results, title: str) -> str:
         f'<p class="banner{fine}">{html.escape(banner)}</p>',
         f'<p class="sub">{html.escape(summary.subtitle_of(results))}</p>',
     ]
-    for note in (summary.unfinished_of(results), summary.timing_note(results), *summary.replay_notes(results)):
+    for note in (
+        summary.unfinished_of(results),
+        summary.timing_note(results),
+        summary.lanes_note(results),
+        *summary.replay_notes(results),
+    ):
         if note:
             parts.append(f'<p class="note">{html.escape(note)}</p>')
     if results.problems:

@@ -10,6 +10,7 @@ from hybridopt.report.facts import standing
 from hybridopt.report.ranking import targets_of, timing_of
 from hybridopt.report.text import DASH, count, number, plural
 from hybridopt.results import Results, Run
+from hybridopt.results.replay import timing_of_facts
 
 BUSY = 0.75
 """Waiting processes beside a replay's own from which on its machine was not idle."""
@@ -80,6 +81,27 @@ def timing_note(results: Results) -> str | None:
         "among exclusive runs only.",
     }
     return reasons.get(kind, f"The runs' timing is {kind}: mind that when comparing seconds.")
+
+
+def lanes_note(results: Results) -> str | None:
+    """Returns which methods ran in lanes and which one by one, None if none ran in lanes.
+
+    Args:
+        results: All runs of the report.
+    """
+    names: dict[bool, collections.Counter[str]] = {True: collections.Counter(), False: collections.Counter()}
+    for run in results.runs:
+        if run.provenance:
+            names[timing_of_facts(run.provenance) == "lanes"][run.optimizer] += 1
+    together, alone = names[True], names[False]
+    if not together:
+        return None
+    text = (
+        f"{plural(together.total(), 'run')} of {', '.join(sorted(together))} were done in lanes, several in one process"
+    )
+    if alone:
+        text += f"; {plural(alone.total(), 'run')} of {', '.join(sorted(alone))} one by one"
+    return f"{text}."
 
 
 def replay_notes(results: Results) -> list[str]:

@@ -13,7 +13,7 @@ from hybridopt.core import ConfigError
 from hybridopt.report import ranking_table, write_report
 from hybridopt.report.comparison import compare_methods
 from hybridopt.report.facts import provenance
-from hybridopt.report.summary import replay_notes
+from hybridopt.report.summary import lanes_note, replay_notes
 from hybridopt.results import Run, load
 from hybridopt.results.selection import choose
 from tests.synthetic_runs import Method, write_replay, write_run
@@ -154,6 +154,18 @@ def test_the_report_ranks_and_draws_seconds_of_those_that_were_timed_alone(tmp_p
     assert any("6 replays began while something else ran on the machine" in note for note in replay_notes(runs))
     page = write_report(tmp_path).html.read_text()
     assert "do not compare their seconds" not in page
+
+
+def test_the_report_says_who_ran_in_lanes_and_who_one_by_one(tmp_path: Path) -> None:
+    assert lanes_note(load(tmp_path)) is None
+    for seed in (0, 1):
+        write_run(tmp_path, method=FAST, seed=seed, timing="lanes", cost=5, every=20)
+    assert lanes_note(load(tmp_path)) == "2 runs of fast were done in lanes, several in one process."
+    write_run(tmp_path, method=SLOW, cost=5)
+    said = "2 runs of fast were done in lanes, several in one process; 1 run of slow one by one."
+    paths = write_report(tmp_path)
+    for path in (paths.html, paths.markdown):
+        assert said in path.read_text()
 
 
 @pytest.mark.parametrize(
