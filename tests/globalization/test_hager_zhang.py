@@ -97,6 +97,22 @@ def test_it_tries_the_points_of_the_paper(smooth, step0, c1, c2, counted):
     assert steps == pytest.approx(literal(phi, slope, step0, c1, c2), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("phi", "slope", "step0"),
+    [
+        # The secant lands beyond the minimum and too high; the next one is that through both far ends.
+        (lambda t: (t - 1) ** 2 / 2 + math.exp(-8 * t), lambda t: t - 1 - 8 * math.exp(-8 * t), 6.0),
+        # The first trial falls, the second is too high and falls: what is cut begins at zero.
+        (lambda t: 0.2 * t - math.sin(1.3 * t), lambda t: 0.2 - 1.3 * math.cos(1.3 * t), 0.9),
+    ],
+    ids=["S2", "B2"],
+)
+def test_the_rarer_rules_are_the_papers_too(phi, slope, step0, counted):
+    both, steps = counted(phi, slope)
+    hager_zhang(both, phi(0.0), slope(0.0), step0=step0, c1=1e-9, c2=1e-8)
+    assert steps == pytest.approx(literal(phi, slope, step0, 1e-9, 1e-8), rel=1e-9)
+
+
 def test_secant_steps_are_exact_on_a_parabola(counted, functions):
     both, _ = counted(*functions["parabola"])
     result = hager_zhang(both, 1.7**2, -3.4, step0=6.0, c1=1e-4, c2=1e-3)
