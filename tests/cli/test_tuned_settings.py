@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def test_all_of_a_task_had_the_same_budget(task: str) -> None:
     for one in stated:
         # The last step of a trial may overdraw; what is left is less than the dearest trial costs.
         assert one["budget"] - 3 * one["budget_per_trial"] < one["gradient_equivalents"] <= 1.1 * one["budget"]
+
+
+@pytest.mark.parametrize(("experiment", "task"), [("cnn_sweep", "digits_cnn"), ("rnn_sweep", "digits_rnn")])
+def test_a_sweep_says_which_of_its_methods_are_not_tuned(experiment: str, task: str) -> None:
+    text = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text()
+    comment = "\n".join(line for line in text.splitlines() if line.startswith("# "))
+    swept = yaml.safe_load(text)["hydra"]["sweeper"]["params"]["optimizer"].split(",")
+    without = {name.strip() for name in swept} - {path.stem for path in SHIPPED if path.parent.name == task}
+    assert {name.strip() for name in swept if re.search(rf"\b{name.strip()}\b", comment)} == without
 
 
 def test_the_command_line_wins_over_tuned_options_and_the_run_is_not_called_tuned() -> None:
