@@ -5,7 +5,8 @@
 Model and data of the task digits_cnn, or with --wide an autoencoder of 2.8 million parameters, where the optimizer's
 own arithmetic counts. Ours and the torch optimizer (also through step(objective)) run in turns in one process; the
 order of each round is reversed in the next, and the ratio is that of the lower quartiles, which other load moves least.
-Prodigy, hypergradient rates and SWATS do more arithmetic than their peer, and sls evaluates its trials.
+On the CPU it is this process's processor time. What torch does not have is compared with a plain loop over lists of
+tensors that does the same arithmetic (`bench_peers.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 
 import torch
 from bench_common import machine, synchronize, write_json
+from bench_peers import PEERS, Bare
 from torch import nn
 
 import hybridopt as ho
 from hybridopt import tasks
 
-# Name and options, and the torch class (by our name) that it is compared with.
+# Name and options, and what it is compared with: a torch class, by our name, or a plain loop.
 PAIRS: dict[str, tuple[str, dict[str, Any], str]] = {
     "lion": ("lion", {}, "adamw"),
     "schedule_free": ("schedule_free", {}, "adamw"),
@@ -33,10 +35,10 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str]] = {
     "dog": ("dog", {}, "momentum"),
     "sps": ("sps", {}, "momentum"),
     "lookahead": ("lookahead", {"inner": "adam"}, "adam"),
-    "prodigy": ("prodigy", {}, "adamw"),
-    "swats": ("swats", {}, "adam"),
-    "adam hypergradient": ("adam", {"hypergradient": 1e-8}, "adam"),
-    "sls": ("sls", {}, "sgd"),
+    "prodigy": ("prodigy", {}, "plain prodigy"),
+    "swats": ("swats", {}, "plain swats"),
+    "adam hypergradient": ("adam", {"hypergradient": 1e-8}, "plain hypergradient"),
+    "sls": ("sls", {}, "plain sls"),
 }
 
 
@@ -53,6 +55,8 @@ def stepper(name: str, options: dict[str, Any], batch: int, wide: bool) -> Calla
         task = tasks.create("digits_cnn")
         data = task.splits(0).train
         inputs, targets, model, loss = data.inputs[:batch], data.targets[:batch], task.model(0), task.loss
+    if name in PEERS:
+        return PEERS[name](Bare(model, loss, inputs, targets))
     objective = ho.Objective(model, loss, inputs, targets)
     optimizer = ho.create(name, model.parameters(), **options)
 
@@ -64,16 +68,17 @@ def stepper(name: str, options: dict[str, Any], batch: int, wide: bool) -> Calla
 
 def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[float, float]:
     """Returns the ratio of the lower quartiles, and the peer's, in seconds."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     times: tuple[list[float], list[float]] = ([], [])
     pair = [(0, ours), (1, theirs)]
     for round_ in range(rounds + 5):
         for index, run in pair if round_ % 2 else reversed(pair):
             synchronize()
-            started = time.perf_counter()
+            started = clock()
             run()
             synchronize()
             if round_ >= 5:
-                times[index].append(time.perf_counter() - started)
+                times[index].append(clock() - started)
     mine, other = (statistics.quantiles(part, n=4)[0] for part in times)
     return mine / other, other
 
@@ -87,8 +92,8 @@ def main() -> int:
     parser.add_argument("--wide", action="store_true")
     parser.add_argument("--json")
     options = parser.parse_args()
-    print(f"{machine()}\nstep of the torch optimizer = 1\n")
-    print(f"{'method':20} {'peer':10} {'peer ms':>8} {'noise':>6} {'ours':>6}")
+    print(f"{machine()}\nstep of the peer = 1\n")
+    print(f"{'method':20} {'peer':20} {'peer ms':>8} {'noise':>6} {'ours':>6}")
     rows = []
     for method in options.methods.split(","):
         name, chosen, peer = PAIRS[method]
@@ -98,7 +103,7 @@ def main() -> int:
         ]
         noise, _ = ratio(steps[2], steps[1], options.rounds)
         ours, seconds = ratio(steps[0], steps[1], options.rounds)
-        print(f"{method:20} {peer:10} {seconds * 1e3:8.3f} {noise:6.3f} {ours:6.3f}", flush=True)
+        print(f"{method:20} {peer:20} {seconds * 1e3:8.3f} {noise:6.3f} {ours:6.3f}", flush=True)
         rows.append({"method": method, "peer": peer, "noise": noise, "ours": ours})
     write_json(options.json, {"benchmark": "first_order", "wide": options.wide, "rows": rows})
     return 0
