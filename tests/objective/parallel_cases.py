@@ -511,7 +511,7 @@ def example(rank: int) -> dict[str, str]:
 
 def main(rank: int, store: str, results: str, names: list[str]) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=SIZE, timeout=timedelta(seconds=40)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=SIZE, timeout=timedelta(seconds=120)
     )
     found: dict[str, Any] = {}
     for name in [*CASES, *names]:

@@ -20,11 +20,13 @@ from tests.objective.parallel_cases import SIZE
 ROOT = Path(__file__).resolve().parents[2]
 Found = list[dict[str, Any]]
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
-)
-
-
+pytestmark = [
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
+    ),
+    # Processes that wait for one another are slow on a machine with much else to do.
+    pytest.mark.timeout(480),
+]
 _OPTIMIZERS = [*ho.optimizers.registry._builtins, "torch:AdamW", "torch:LBFGS", "scipy:L-BFGS-B", "scipy:trust-ncg"]
 
 
@@ -39,7 +41,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Found:
         for rank, result in enumerate(results)
     ]
     try:
-        assert [process.wait(timeout=150) for process in started] == [0] * SIZE
+        assert [process.wait(timeout=450) for process in started] == [0] * SIZE
     finally:
         for process in started:
             process.kill()
