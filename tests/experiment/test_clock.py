@@ -57,6 +57,30 @@ def test_a_phase_stops_the_one_around_it(now: list[float]) -> None:
     assert math.isnan(clock.phases["startup"])
 
 
+def test_what_a_device_still_has_to_do_counts_where_it_was_asked_for(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued = [0.0]
+
+    def wait(device: torch.device) -> None:
+        assert device == torch.device("cuda", 1)
+        now[0], queued[0] = now[0] + queued[0], 0.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    clock = Clock(torch.device("cuda", 1))
+    clock.start()
+    now[0] += 1
+    queued[0] = 10.0  # kernels that run on after the calls that queued them
+    with clock.phase("evaluation"):
+        now[0] += 2
+        queued[0] = 20.0
+    now[0] += 4
+    queued[0] = 40.0
+    assert clock.seconds == 15  # a look in between does not wait
+    clock.stop()
+    assert clock.phases == {"startup": 0, "training": 55, "evaluation": 22, "recording": 0, "checkpoints": 0}
+
+
 def test_the_phases_of_a_run_are_its_wall_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*arguments: Any) -> dict[str, float]:
         time.sleep(0.02)
