@@ -19,7 +19,7 @@ class Power(Escape):
 
     def propose(self, optimizer, objective, attempt, random):
         space, shift = objective.space, 0.0
-        v = torch.randn(space.n, generator=random, dtype=torch.float64).to(space.device, space.dtype)
+        v = torch.randn(space.n, generator=random, dtype=torch.float64, device="cpu").to(space.device, space.dtype)
         with objective.at() as point:
             hessian = point.hessian()
             for _ in range(self.config.products):

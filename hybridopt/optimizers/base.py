@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hybridopt.core import CombinationError, ConfigError, ObjectiveError, check, make_config, suggest
+from hybridopt.core import CombinationError, ConfigError, HybridoptError, ObjectiveError, check, make_config, suggest
 from hybridopt.escape.base import Escape, resolve_escape
 from hybridopt.escape.snapshot import copy_state
 from hybridopt.objective import Objective
@@ -244,7 +244,12 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         shared = [name for name in self.group_options if hasattr(config, name)]
         # Before the base class's init: `add_param_group` runs inside it and asks for the config.
         self.config = config
-        torch.optim.Optimizer.__init__(self, params, {name: getattr(config, name) for name in shared})
+        try:
+            torch.optim.Optimizer.__init__(self, params, {name: getattr(config, name) for name in shared})
+        except HybridoptError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{type(self).__name__}: {error}") from error
         self._start(config, escape)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

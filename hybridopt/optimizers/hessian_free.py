@@ -98,6 +98,10 @@ class HessianFree(Optimizer):
             self.note(grad_norm=length, damping=damping)
             if not self.can_descend(value, length):
                 return
+            rate = self.rate(objective)
+            if not isinstance(rate, torch.Tensor) and rate == 0.0:
+                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+                return
             last = memory.get("solution")
             # A parameter that was frozen or thawed since makes the last solution one of another space.
             usable = last is not None and last.numel() == gradient.numel() and config.warm_start > 0

@@ -35,7 +35,7 @@ class KrylovModelConfig(NewtonConfig):
         seed: Of the random vectors for what the gradient does not see.
     """
 
-    max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most iterations of the inner solver in a step")
+    max_cg: int = option(100, ge=1, search=("log", 5, 250), help="most products, and vectors kept, in a step")
     forcing: float = option(
         0.5, gt=0, lt=1, search=[0.01, 0.1, 0.5], help="largest relative residual of the inner solve"
     )
@@ -76,6 +76,8 @@ class KrylovModelMethod(Optimizer):
     The subclass names the solver of its model in a `KrylovSpace` and says how the weight moves. A rejected
     step is solved for again with a smaller region on the same basis, at the price of one evaluation of the function;
     a very good one is tried longer in the same way (Dennis and Schnabel 1996, section 6.4.3), and the lowest is taken.
+    The basis is held in memory during a step: a vector of n entries a product, up to ``max_cg`` of them, where
+    `trust_newton_cg` holds a handful.
 
     Where the gradient vanishes (to 1e-8 in float64, 1e-4 in float32) and the model promises no decrease that could be
     seen, a Krylov space that begins with a random vector is looked into as well, so that negative curvature is found
@@ -160,6 +162,10 @@ class KrylovModelMethod(Optimizer):
             self.note(grad_norm=length, evaluations=0, inner_iterations=0, **{self.weight: weight})
             vanished = length == 0.0 and math.isfinite(value)
             if not vanished and not self.can_descend(value, length):
+                return
+            rate = self.rate(objective)
+            if not isinstance(rate, Tensor) and rate == 0.0:
+                self.note(accepted=False, status="zero_rate", step_norm=0.0)
                 return
             # Relative to the largest so far, as a run that begins beside a saddle begins with a tiny one.
             largest = memory["largest_grad_norm"] = max(memory.get("largest_grad_norm", 0.0), length)

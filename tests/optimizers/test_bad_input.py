@@ -45,6 +45,13 @@ def test_a_step_on_something_else(method: Method, argument: Any, message: str) -
 
 
 @each(SOME)
+@pytest.mark.parametrize("wrong", [[], [torch.ones(3, requires_grad=True) * 2]], ids=["none", "non-leaf"])
+def test_parameters_that_torch_refuses(method: Method, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"empty parameter list|non-leaf"):
+        method.create(wrong)
+
+
+@each(SOME)
 def test_a_step_on_nothing_as_in_bare_torch(method: Method) -> None:
     problem = training()
     optimizer = method.create(problem.model.parameters())
