@@ -210,6 +210,20 @@ def test_a_regularized_solve_ends_when_it_hardly_gains_and_a_newton_step_does_no
     assert gltr(A, g, 0.1 * newton, rtol=1e-6, progress_tol=0.03, space=space).products == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_zero_that_rounding_made_negative_is_not_followed_and_a_small_negative_one_is(seed):
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator))[0]
+    g = basis[:, 2:] @ torch.ones(4, dtype=torch.float64)  # orthogonal to the two lowest eigenvectors
+    newton = (1 + 1 / 2**2 + 1 / 3**2 + 1 / 4**2) ** 0.5
+    for lowest, followed in ((0.0, False), (-1e-9, True)):
+        values = torch.tensor([lowest, 0.0, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+        A = basis @ torch.diag(values) @ basis.T
+        result = gltr(0.5 * (A + A.T), g, 100.0, rtol=1e-10, generator=generator)
+        assert result.at_boundary is followed
+        assert result.norm == pytest.approx(100.0 if followed else newton, rel=1e-6)
+
+
 def test_the_residual_of_a_space_that_does_not_begin_with_the_gradient(symmetric):
     A, g = symmetric(20, 0, low=-1.0)
     space = KrylovSpace(A, g, generator=torch.Generator().manual_seed(0), random_start=True)
