@@ -3,9 +3,9 @@
     python scripts/tune_shipped.py digits_cnn digits_rnn         # all of the sweeps; goes on when repeated
     python scripts/tune_shipped.py digits_cnn --optimizers sgd   # this one; the others' files stay as they are
 
-It calls `hybridopt tune` as anybody can, once for each optimizer: as many trials of cost 15 as SPEND pays for, the
-first with the defaults and the others from the spaces that options declare, batch size included. Trials use seed 1000,
-which no comparison does. Costs are counted, not timed, so other work on the machine changes nothing. A file is written
+It calls `hybridopt tune` as anybody can, once for each optimizer: as many trials of cost 15 as SPEND pays for (the last
+ones may overdraw a little), the first with the defaults and the others from the spaces that options declare, batch size
+included. Trials use seed 1000, which no comparison does. Costs are counted, not timed, so other work on the machine changes nothing. A file is written
 as soon as its optimizer's search has ended, and a search that was stopped goes on from its trials; what stands below
 outputs/tune_shipped is believed, so delete an optimizer's directories there after a change of the optimizer.
 
@@ -58,7 +58,7 @@ def tune(task: str, optimizer: str, root: Path) -> int:
         0, or the exit code of a search that did not end.
     """
     command = ["tune", f"task={task}", f"optimizer={optimizer}", f"budget.gradient_equivalents={TRIAL}"]
-    command += [f"spend={SPEND}", "at_once=1"]  # one after the other: the sum is kept to as closely as can be
+    command += [f"spend={SPEND}", f"at_once={LEAST_TRIALS}"]
     code = hybridopt([*command, "threads=1", "device=cpu", "tracker=none", f"out={root}"])
     if code > 1:
         return code
