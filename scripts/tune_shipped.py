@@ -5,9 +5,10 @@
 
 It calls `hybridopt tune` as anybody can, once for each optimizer: as many trials of cost 15 as SPEND pays for (the last
 ones may overdraw a little), the first with the defaults and the others from the spaces that options declare, batch size
-included. Trials use seed 1000, which no comparison does. Costs are counted, not timed, so other work on the machine changes nothing. A file is written
-as soon as its optimizer's search has ended, and a search that was stopped goes on from its trials; what stands below
-outputs/tune_shipped is believed, so delete an optimizer's directories there after a change of the optimizer.
+included. Trials use seed 1000, which no comparison does. Costs are counted, not timed, so other work on the machine
+changes nothing. A file is written as soon as its optimizer's search has ended, and a search that was stopped goes on
+from its trials; what stands below outputs/tune_shipped is believed, so delete an optimizer's directories there after a
+change of the optimizer.
 
 An optimizer has no file, and runs with its defaults, if the sum pays for less than the eight trials that tuning should
 have, or no trial came to a result: the first step of saddle_free_newton alone costs 61 on digits_cnn.
