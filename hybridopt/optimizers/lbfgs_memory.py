@@ -169,7 +169,7 @@ class PairMemory:
         state["follows"] = True
         # The systems are in order of age, the matrices in order of places.
         shift = self._shift()
-        triangle = _rolled(state["overlaps"][rows, rows], -shift).triu()
+        triangle = _rolled(state["overlaps"][rows, rows], -shift)  # below the diagonal lies what is not asked for
         curvature = _rolled(torch.tensor(state["curvatures"][rows], dtype=torch.float64, device="cpu"), -shift)
         right = sign * _rolled(products, -shift)
         shares = torch.linalg.solve_triangular(triangle, right[:, None], upper=True)[:, 0]
