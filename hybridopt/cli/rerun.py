@@ -21,8 +21,8 @@ gave the same numbers as the run, `hybridopt report` and `hybridopt.results` use
 where it did not, that is said here and in the report, and its seconds are not used. (Runs in lanes or on a GPU do not
 promise equal bits: of them the same steps, evaluations and costs are asked for.)
 
-Runs that had the machine alone already are passed over, and so are those that have not ended, failed, or were ended by
-budget.seconds, whose numbers depend on the machine. Stopped or killed, the same command goes on; called again, it does
+A run that was ended by budget.seconds is done again for as many steps as it had. Runs that had the machine alone
+already, have not ended, or failed, are passed over. Stopped or killed, the same command goes on; called again, it does
 nothing. Let nothing else run on the machine meanwhile."""
 
 _EXAMPLES = """\
@@ -113,10 +113,17 @@ def _replay(directory: Path, filters: Sequence[str], *, again: bool) -> int:
 
 def _unfit(run: Run) -> str | None:
     """Returns why there is no use in doing a run again, None if there is."""
+    from hybridopt.experiment.layout import section_name
+    from hybridopt.experiment.rerun import ended_by_seconds
+
     if run.state not in ("done", "diverged"):
         return f"{run.state}; only runs that ended by themselves are timed"
-    if str(run.status.get("reason", "")).startswith("budget.seconds"):
-        return "ended by budget.seconds; time them by starting them again with launcher.slots=1 and another out=DIR"
+    budget = {**(run.config.get("budget") or {}), "seconds": None}
+    limited = any(budget.get(name) is not None for name in ("epochs", "steps", "gradient_equivalents"))
+    if ended_by_seconds(run.status) and limited and section_name(run.config.get("schedule")) not in (None, "none"):
+        return (
+            "ended by budget.seconds within a schedule; time them in a sweep with launcher.slots=1 and another out=DIR"
+        )
     if run.replay is None and run.timing == "exclusive":
         return "timed already: they had the machine alone"
     return None

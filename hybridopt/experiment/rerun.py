@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hybridopt.core import StoreError
 from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment import jsonio
-from hybridopt.experiment.config import Export, Launcher, RunConfig, cores, resolve, to_plain
+from hybridopt.experiment.config import Budget, Export, Launcher, RunConfig, cores, resolve, to_plain
 from hybridopt.experiment.identity import run_id
 from hybridopt.experiment.layout import STATUS, TIMING, check_format, read_config, write_config
 from hybridopt.experiment.lock import LockedError, RunLock, lock_holder
@@ -27,8 +28,8 @@ def rerun(names: Mapping[Path, str], root: Path, monitor: Monitor, *, again: boo
     """Does runs again, each in a fresh process with the machine to itself.
 
     A replay is an ordinary run directory, ``RUN_DIR/timing``, of the same identity, marked ``timing: exclusive``, and
-    without tracker and exports. The run itself is not touched. Replays that are done are kept, others go on from their
-    checkpoints.
+    without tracker and exports; where the run had a ``budget.seconds``, the replay has its number of steps instead. The
+    run itself is not touched. Replays that are done are kept, others go on from their checkpoints.
 
     Args:
         names: What people call the runs, by their directories; they are done in this order.
@@ -113,4 +114,27 @@ def _replay_config(directory: Path) -> RunConfig:
             f"This version of hybridopt would not do the run {directory} again, but another one: its options have "
             "changed since. Use the version that is named in its provenance.json."
         )
-    return dataclasses.replace(config, tracker={"name": "none"}, launcher=Launcher(), export=Export(), retry="none")
+    budget = _timeless(config.budget, jsonio.read_json(directory / STATUS) or {})
+    return dataclasses.replace(
+        config, budget=budget, tracker={"name": "none"}, launcher=Launcher(), export=Export(), retry="none"
+    )
+
+
+def _timeless(budget: Budget, status: Mapping[str, Any]) -> Budget:
+    """Returns a budget that ends where the run did, however long that takes now."""
+    if budget.seconds is None:
+        return budget
+    timeless = dataclasses.replace(budget, seconds=None)
+    if not timeless.unlimited and not ended_by_seconds(status):
+        return timeless
+    begun = status.get("status") == "diverged"  # in a step that is not counted
+    return dataclasses.replace(timeless, steps=max(1, int(status.get("steps") or 0) + begun))
+
+
+def ended_by_seconds(status: Mapping[str, Any]) -> bool:
+    """Tells whether a run ended because its ``budget.seconds`` was used.
+
+    Args:
+        status: Content of its status.json.
+    """
+    return str(status.get("reason", "")).startswith("budget.seconds=")

@@ -15,7 +15,7 @@ import pytest
 from hybridopt.cli import main
 from hybridopt.core.plugins import load_plugin
 from hybridopt.experiment import rerun
-from hybridopt.experiment.config import resolve
+from hybridopt.experiment.config import Budget, resolve
 from hybridopt.experiment.job import run_directory, run_job
 from hybridopt.experiment.jsonio import read_json, read_rows
 from hybridopt.experiment.lock import RunLock
@@ -30,7 +30,7 @@ from tests.synthetic_runs import METHODS, write_replay, write_run
 PLUGIN = str(Path(tiny.__file__).resolve())
 
 
-def sweep(*optimizers: str, **task: object) -> list[Path]:
+def sweep(*optimizers: str, budget: dict[str, float] | None = None, **task: object) -> list[Path]:
     """Runs below ``runs`` that say that they shared the machine."""
     found = []
     with forgotten(registry):
@@ -40,7 +40,7 @@ def sweep(*optimizers: str, **task: object) -> list[Path]:
                 {
                     "task": {"name": "tiny", **task},
                     "optimizer": name,
-                    "budget": {"steps": 12},
+                    "budget": budget or {"steps": 12},
                     "tracker": {"name": "wandb"},
                     "export": {"weights": False},
                     "launcher": {"slots": 2},
@@ -66,7 +66,8 @@ def test_runs_are_done_again_with_the_same_numbers_and_once_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    adam, newton = sweep("adam", "newton_cg")
+    (adam,), (newton,) = sweep("adam", budget={"seconds": 0.05}), sweep("newton_cg")
+    assert read_json(adam / "status.json")["reason"].startswith("budget.seconds=0.05")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main(["rerun", "runs", "optimizer=adam", "--timing"]) == 0
     assert not (newton / "timing").exists()
@@ -78,7 +79,7 @@ def test_runs_are_done_again_with_the_same_numbers_and_once_only(
         assert timeless(directory / "timing") == timeless(directory)
         facts = read_json(directory / "timing" / "provenance.json")
         assert facts["timing"] == "exclusive"
-        assert facts["run_id"] == read_json(directory / "provenance.json")["run_id"]
+    assert facts["run_id"] == read_json(newton / "provenance.json")["run_id"]
     assert {path: path.read_bytes() for path in before} == before
     runs = load("runs")
     assert [run.timing for run in runs] == ["exclusive", "exclusive"]
@@ -168,6 +169,9 @@ def test_what_is_not_timed_is_named_with_the_reason(
     write_run(tmp_path / "runs", method=METHODS[1], end="failed")
     write_run(tmp_path / "runs", method=METHODS[2], end="pending")
     timed = write_run(tmp_path / "runs", method=METHODS[3])
+    config = (timed / "config.yaml").read_text().replace("schedule:\n  name: none", "schedule:\n  name: cosine")
+    assert "cosine" in config
+    (timed / "config.yaml").write_text(config)
     status = json.loads((timed / "status.json").read_text())
     (timed / "status.json").write_text(json.dumps({**status, "reason": "budget.seconds=3 is used"}))
     assert main(["rerun", "runs", "--timing"]) == 0
@@ -175,9 +179,24 @@ def test_what_is_not_timed_is_named_with_the_reason(
     assert "1 run passed over: failed; only runs that ended by themselves are timed" in text
     assert "1 run passed over: pending;" in text
     assert "1 run passed over: timed already: they had the machine alone" in text
-    assert "1 run passed over: ended by budget.seconds;" in text
+    assert "1 run passed over: ended by budget.seconds within a schedule;" in text
     assert text.endswith("There is nothing to do again.\n")
     assert list(tmp_path.rglob("timing")) == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "status", "wanted"),
+    [
+        ({"epochs": 3.0}, {}, {"epochs": 3.0}),
+        ({"seconds": 9.0}, {"reason": "budget.seconds=9 is used", "steps": 40}, {"steps": 40}),
+        ({"seconds": 9.0, "steps": 99}, {"reason": "budget.seconds=9 is used", "steps": 40}, {"steps": 40}),
+        ({"seconds": 9.0, "epochs": 2.0}, {"reason": "budget.epochs=2 is used", "steps": 40}, {"epochs": 2.0}),
+        ({"seconds": 9.0}, {"status": "diverged", "reason": "the loss", "steps": 40}, {"steps": 41}),
+        ({"seconds": 9.0}, {"reason": "every target is reached", "steps": 40}, {"steps": 40}),
+    ],
+)
+def test_a_replay_ends_where_the_run_did_however_long_that_takes(budget, status, wanted) -> None:
+    assert rerun._timeless(Budget(**budget), status) == Budget(**wanted)
 
 
 @pytest.mark.parametrize(
