@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,7 +204,16 @@ class _Run:
                 optimizer.escape.ask = before
         with optimizer.evaluation():
             answer = self.objective.position()
+        if _on_trial(optimizer):
+            # A portfolio shows the point from which its trials set out; what they have reached may be lower.
+            running = self.objective.position()
+            known = [running] if self.status == "converged" else [answer, running, *optimizer.trial_ends()]
+            answer = min(known, key=self._height)
         self.objective.commit(answer)
+
+    def _height(self, position: Tensor) -> float:
+        value = self.objective.value(position)
+        return math.inf if math.isnan(value) else value
 
     def worth_leaving(self, objective: Objective) -> str:
         """Answers an escape that wants to jump at a vanishing gradient; see `Escape`."""
@@ -246,11 +256,12 @@ class _Run:
                     optimizer.escape.rearm(optimizer)
                 # That was the gradient before the step; the one at the point that would be returned decides.
                 else:
-                    with optimizer.evaluation():
+                    with nullcontext() if _on_trial(optimizer) else optimizer.evaluation():
                         if self._stationary():
                             return
             floor = noise_floor(value, objective.eps)
-            without = 0 if value < best - floor or busy or report.events else without + 1
+            moving = value < best - floor or busy or report.events or _on_trial(optimizer)
+            without = 0 if moving else without + 1
             best = min(best, value)
             if without >= self._patience(optimizer) and self._average_descends(optimizer):
                 without = 0
@@ -380,6 +391,11 @@ class _Run:
             "budget_exhausted": f"Stopped before convergence: {self.reason}; largest gradient entry {gradient:.3g}.",
             "diverged": f"Diverged: {self.reason}.",
         }[self.status]
+
+
+def _on_trial(optimizer: Any) -> bool:
+    """Whether the steps are those of a portfolio's trial, after which all may be put back."""
+    return bool(getattr(optimizer, "on_trial", False))
 
 
 def _largest(gradients: list[Tensor]) -> float:

@@ -101,6 +101,23 @@ def test_names_in_scipys_spelling_are_explained() -> None:
         ho.minimize(rosenbrock, start(-1.2, 1.0), method=torch.optim.Adam)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("limit", [{"max_iter": 7}, {"max_iter": 25}, {"max_cost": 30}, {}])
+def test_a_portfolio_in_the_middle_of_its_trials_answers_with_the_lowest_point(limit: dict[str, Any]) -> None:
+    for fun, at in ((lambda x: x.abs().sum(), start(1.0, -0.3)), (rosenbrock, start(-1.2, 1.0))):
+        result = ho.minimize(fun, at, method="auto", **limit)
+        assert result.fun <= min(entry["fun"] for entry in result.history)
+
+
+def test_a_stationary_point_that_a_trial_reaches_ends_the_run() -> None:
+    result = ho.minimize(saddle, start(1.0, 0.0), method="auto")
+    assert result.status == "saddle_point"
+    assert result.x.abs().max() < 1e-8
+    for escape in ("perturbation", "negative_curvature", "neon", "noisy_gradient"):
+        result = ho.minimize(saddle, start(1.0, 0.0), method="auto", escape=escape)
+        assert result.success, escape
+        assert result.fun == pytest.approx(-0.5)
+
+
 def test_a_stall_above_the_start_is_not_called_rounding() -> None:
     result = ho.minimize(lambda x: (x**2).sum(), start(1.0, 2.0), method="sgd", options={"lr": 1.05})
     assert result.status == "stalled"

@@ -55,7 +55,8 @@ class Auto(Holder):
     member that ran before keeps its state in its trial and is only given up for one that gained clearly more (by a
     twentieth); the others begin anew. On the same data the score is the function at the end; where the batches
     differ, the mean of the last losses, each of which was taken before the step on its batch. A trial whose loss is no
-    longer finite ends at once; that step reports the loss at the point to which it went back.
+    longer finite ends at once; that step reports the loss at the point to which it went back. So does a trial with a
+    step that cost nothing, as of a line search where the gradient is zero: it would never spend its share.
 
     An expensive method makes few steps in a trial, a cheap one many. Everything is deterministic, and a run that is
     resumed within a trial goes on in it. An evaluation in a trial sees the point that the trial set out from. A
@@ -102,6 +103,15 @@ class Auto(Holder):
         """The member that does the next step."""
         return self._members[self.state[RULE].get("turn", 0)]
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether the steps are those of a trial, which may be undone."""
+        return bool(self.state.get(RULE, {}).get("trial", False))
+
+    def trial_ends(self) -> list[Tensor]:
+        """Returns the points at which the members that had their trial in this round ended, as flat vectors."""
+        return [end["taken"]["position"] for end in self.state.get(RULE, {}).get("ends", [])]
+
     @in_forward_only
     def step(self, objective: Objective | None = None) -> Tensor:  # type: ignore[override]
         """Does one step of the member whose turn it is, then looks whether its trial or its run is over.
@@ -137,13 +147,14 @@ class Auto(Holder):
         memory["key"] = objective.key
         memory["steps"] += 1
         memory["losses"] = [*memory["losses"], loss][-self.config.probes :]
+        idle = memory["trial"] and objective.ledger.samples == before
         for kind, samples in objective.ledger.samples.items():
             memory["paid"][kind] = memory["paid"].get(kind, 0) + samples - before[kind]
         spent = sum(WEIGHTS[kind] * samples for kind, samples in memory["paid"].items()) / objective.work
         limit = self.config.trial_cost if memory["trial"] else memory["run_cost"]
         failed = memory["trial"] and not math.isfinite(float(loss))
         # A jump of an escape may have to put this member's state back.
-        if (spent >= limit or failed) and (self.escape is None or not self.escape.busy(self)):
+        if (spent >= limit or failed or idle) and (self.escape is None or not self.escape.busy(self)):
             bound = objective.bind(self.param_groups, regularize=self.coupled_decay)
             bound.renew()
             # Scores draw no random numbers from what the next step will see.

@@ -137,6 +137,18 @@ def test_a_resume_goes_on_within_a_trial(model: str, stop: int) -> None:
     assert_same_state(other.state_dict(), optimizer.state_dict())
 
 
+def test_a_trial_that_costs_nothing_any_more_ends() -> None:
+    # L-BFGS does not evaluate again where the gradient vanished, so at a saddle its trial would never spend its share.
+    objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 2, [0.0, 0.0])
+    optimizer = ho.create("auto", objective.model.parameters(), portfolio=["lbfgs", "cubic_newton"], trial_cost=6.0)
+    events = []
+    for _ in range(12):
+        optimizer.step(objective)
+        events += [(event["event"], event["member"]) for event in optimizer.report.events]
+    assert events == [("trial", "lbfgs"), ("trial", "cubic_newton"), ("chosen", "cubic_newton")]
+    assert objective.value() == pytest.approx(-0.5)
+
+
 def test_a_losers_trial_is_undone_with_the_buffers_but_paid() -> None:
     problem = training("batch_norm")
     optimizer = ho.create("auto", problem.model.parameters(), portfolio=[BAD, GOOD], trial_cost=2.0, run_cost=9.0)
