@@ -135,6 +135,20 @@ def test_the_damped_step_is_that_of_the_dense_system(scaling: str) -> None:
     assert optimizer.report.damping == pytest.approx(0.1 * max(1 / 3, 1 - (2 * min(ratio, 1.0) - 1) ** 3), rel=1e-6)
 
 
+def test_the_damping_after_an_accepted_step_is_nielsens() -> None:
+    objective = function(rosenbrock, [-1.2, 1.0, 0.5])
+    optimizer = ho.create("levenberg_marquardt", objective.model.parameters(), curvature="hessian", damping=1.0)
+    damping, factors = 1.0, set()
+    for _ in range(25):
+        optimizer.step(objective)
+        report = optimizer.report
+        if report.evaluations == 1 and report.accepted:
+            factors.add(round(report.damping / damping, 3))
+            assert report.damping == pytest.approx(damping * max(1 / 3, 1 - (2 * min(report.ratio, 1.0) - 1) ** 3))
+        damping = report.damping
+    assert len(factors) > 4
+
+
 def test_rejected_dampings_cost_forward_passes_and_grow_ever_faster() -> None:
     # Its curvature falls away from the minimum: long steps overshoot by far.
     objective = function(lambda x: (1 + 9 * x**2).sqrt().sum(), [3.0, -4.0])
