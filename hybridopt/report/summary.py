@@ -12,6 +12,7 @@ from hybridopt.report.text import DASH, count, number, plural
 from hybridopt.results import Results, Run
 from hybridopt.results.replay import timing_of_facts
 
+REMEDY = "To time them, one at a time: hybridopt rerun DIR --timing."
 BUSY = 0.75
 """Waiting processes beside a replay's own from which on its machine was not idle."""
 
@@ -76,11 +77,10 @@ def timing_note(results: Results) -> str | None:
         "shared": "All runs shared their machine with other jobs (timing: shared): do not compare their seconds.",
         "lanes": "Several runs shared one process (timing: lanes): their seconds mean nothing for one run.",
         "unknown": "It is not recorded whether the runs had their machine alone: do not compare their seconds.",
-        "mixed": "Some runs had the machine alone and others did not (timing is given with each): compare "
-        "seconds "
-        "among exclusive runs only.",
+        "mixed": "The runs' timing differs (it is given with each): compare seconds among exclusive runs only.",
     }
-    return reasons.get(kind, f"The runs' timing is {kind}: mind that when comparing seconds.")
+    note = reasons.get(kind, f"The runs' timing is {kind}: mind that when comparing seconds.")
+    return note if kind not in ("shared", "lanes", "mixed") else f"{note} {REMEDY}"
 
 
 def lanes_note(results: Results) -> str | None:

@@ -80,7 +80,7 @@ def test_a_replay_with_other_numbers_does_not_count_and_the_report_says_so(tmp_p
     paths = write_report(tmp_path)
     for path in (paths.html, paths.markdown):
         assert "NOT THE SAME RUN" in path.read_text()
-        assert "do not compare their seconds" in path.read_text()
+        assert "do not compare their seconds. To time them, one at a time: hybridopt rerun DIR" in path.read_text()
 
 
 def test_fewer_rows_or_another_end_are_other_numbers(tmp_path: Path) -> None:
