@@ -24,7 +24,9 @@ WEIGHT = {"trust_gltr": "radius", "cubic_newton": "sigma"}
 def test_one_free_step_solves_a_quadratic(method: Method, seed: int) -> None:
     matrix, vector = quadratic(12, seed)
     objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.ones(12).tolist())
-    ho.create(method.name, objective.model.parameters(), forcing=1e-14, **FREE[method.name]).step(objective)
+    optimizer = ho.create(method.name, objective.model.parameters(), forcing=1e-14, **FREE[method.name])
+    optimizer.step(objective)
+    assert optimizer.report.evaluations == 1  # nothing held it back, so nothing longer is tried
     torch.testing.assert_close(objective.position(), torch.linalg.solve(matrix, vector), rtol=1e-7, atol=1e-8)
 
 
