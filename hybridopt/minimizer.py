@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.certificate import Certificate, certify
-from hybridopt.core import ConfigError
+from hybridopt.core import ConfigError, make_config, option
 from hybridopt.escape.base import default_gtol, resolve_escape
 from hybridopt.factory import create
 from hybridopt.globalization import noise_floor
@@ -23,6 +23,16 @@ _STALL_STEPS = 10
 """So many steps without progress beyond the noise floor end a run."""
 _SLOW_STALL_STEPS = 200
 """The same for methods of mini-batches, whose steps need not descend."""
+
+
+@dataclass
+class _Limits:
+    """The numbers that end a run, and its seed."""
+
+    gtol: float | None = option(None, gt=0, help="left out: 1e-8 in float64, 1e-4 in float32")
+    max_iter: int = option(1000, ge=1)
+    max_cost: float | None = option(None, gt=0, help="in gradient-equivalents; left out: no limit")
+    seed: int = option(0)
 
 
 @dataclass
@@ -127,10 +137,13 @@ def minimize(
         >>> result.success, round(result.fun, 6)
         (True, -0.5)
     """
-    if gtol is not None and not gtol > 0:
-        raise ConfigError(f"gtol must be > 0, not {gtol}; leave it out for 1e-8 in float64 and 1e-4 in float32.")
-    if max_iter < 1 or (max_cost is not None and not max_cost > 0):
-        raise ConfigError(f"max_iter must be at least 1 and max_cost > 0, got {max_iter} and {max_cost}.")
+    given = {"gtol": gtol, "max_iter": max_iter, "max_cost": max_cost, "seed": seed}
+    limits = make_config(_Limits, given, owner="minimize")
+    gtol, max_iter, max_cost, seed = limits.gtol, limits.max_iter, limits.max_cost, limits.seed
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"options must map names of the method's options to values, not {type(options).__name__}.")
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be a function of a step's history entry, not {type(callback).__name__}.")
     if isinstance(escape, str):
         escape = {"name": escape}
     if isinstance(escape, list | tuple):
