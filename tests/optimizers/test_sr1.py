@@ -144,6 +144,20 @@ def test_sr1_solves_what_overflows_at_its_first_step() -> None:
     assert_solves("sr1", "osborne_1")
 
 
+def test_the_scale_of_the_limited_matrix_follows_positive_curvature_only() -> None:
+    matrix = torch.tensor([-2.0, -1.0, 3.0, 5.0], dtype=torch.float64)
+    for start, positive in (([1.0, 1.0, 0.0, 0.0], False), ([0.0, 0.0, 1.0, 1.0], True)):
+        objective = function(lambda x: (matrix * x * x).sum() / 2, start)
+        optimizer = ho.create("lsr1", objective.model.parameters(), radius=0.1)
+        x, before = objective.position(), objective.value_and_grad()[1]
+        optimizer.step(objective)
+        s, y = objective.position() - x, objective.value_and_grad()[1] - before
+        assert (float(s @ y) > 0) is positive
+        wanted = float(y @ y / (s @ y)) if positive else 1.0
+        assert optimizer.operator().sigma == pytest.approx(wanted)
+        torch.testing.assert_close(optimizer.operator() @ s, y, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["sr1", "lsr1"])
 def test_the_matrix_sees_the_saddle(name: str) -> None:
     objective = function(saddle, [0.5, 0.05])
