@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,14 +214,16 @@ class _Run:
                 self.loop(optimizer)
             finally:
                 optimizer.escape.ask = before
+        self.objective.commit(self._answer(optimizer))
+
+    def _answer(self, optimizer: Any) -> Tensor:
+        """The point that is returned if the run ends now."""
         with optimizer.evaluation():
             answer = self.objective.position()
-        if _on_trial(optimizer):
-            # A portfolio shows the point from which its trials set out; what they have reached may be lower.
-            running = self.objective.position()
-            known = [running] if self.status == "converged" else [answer, running, *optimizer.trial_ends()]
-            answer = min(known, key=self._height)
-        self.objective.commit(answer)
+        if not _on_trial(optimizer):
+            return answer
+        # A portfolio shows the point from which its trials set out; what they have reached may be lower.
+        return min([self.objective.position(), answer, *optimizer.trial_ends()], key=self._height)
 
     def _height(self, position: Tensor) -> float:
         value = self.objective.value(position)
@@ -268,10 +269,12 @@ class _Run:
                 if optimizer.escape is not None and not optimizer.escape.settled(optimizer):
                     optimizer.escape.rearm(optimizer)
                 # That was the gradient before the step; the one at the point that would be returned decides.
-                else:
-                    with nullcontext() if _on_trial(optimizer) else optimizer.evaluation():
+                elif not _on_trial(optimizer):
+                    with optimizer.evaluation():
                         if self._stationary():
                             return
+                elif torch.equal(self._answer(optimizer), objective.position()) and self._stationary():
+                    return
             floor = noise_floor(value, objective.eps)
             moving = value < best - floor or busy or report.events or _on_trial(optimizer)
             without = 0 if moving else without + 1

@@ -112,10 +112,21 @@ def test_a_stationary_point_that_a_trial_reaches_ends_the_run() -> None:
     result = ho.minimize(saddle, start(1.0, 0.0), method="auto")
     assert result.status == "saddle_point"
     assert result.x.abs().max() < 1e-8
+    assert result.n_iter < 30, "the second of three trials gets there"
     for escape in ("perturbation", "negative_curvature", "neon", "noisy_gradient"):
         result = ho.minimize(saddle, start(1.0, 0.0), method="auto", escape=escape)
         assert result.success, escape
         assert result.fun == pytest.approx(-0.5)
+
+
+def test_a_trial_that_ends_on_a_hill_is_not_the_answer() -> None:
+    # The first step of the first member leaps from -1 to the stationary point 9, which lies higher.
+    def fun(x: Tensor) -> Tensor:
+        return torch.where(x < 5, x**2 / 2 - 3, (x - 9) ** 2 / 2 + 2).sum()
+
+    portfolio = [{"name": "sgd", "options": {"lr": 10.0}}, "lbfgs"]
+    result = ho.minimize(fun, start(-1.0), method="auto", options={"portfolio": portfolio})
+    assert result.fun == pytest.approx(-3.0)
 
 
 def test_a_stall_above_the_start_is_not_called_rounding() -> None:

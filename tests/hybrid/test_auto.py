@@ -138,8 +138,8 @@ def test_a_resume_goes_on_within_a_trial(model: str, stop: int) -> None:
 
 
 def test_a_trial_that_costs_nothing_any_more_ends() -> None:
-    # L-BFGS does not evaluate again where the gradient vanished, so at a saddle its trial would never spend its share.
-    objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 2, [0.0, 0.0])
+    # L-BFGS has the gradient of the saddle from its first search, so its trial would never spend its share.
+    objective = function(lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 2, [1.0, 0.0])
     optimizer = ho.create("auto", objective.model.parameters(), portfolio=["lbfgs", "cubic_newton"], trial_cost=6.0)
     events = []
     for _ in range(12):
