@@ -267,12 +267,12 @@ def _no_tensor(other: Any) -> Any:
 def _no_operator(other: Any) -> Any:
     """Refuses a number or a tensor as a summand in words; leaves other types to Python."""
     if isinstance(other, numbers.Real):
-        raise ConfigError(
+        raise TypeError(
             f"A number cannot be added to an operator. For a shift write A + {float(other)!r} * Identity(), with "
             "hybridopt.curvature.Identity."
         )
     if isinstance(other, Tensor):
-        raise ConfigError(
+        raise TypeError(
             "A tensor cannot be added to an operator. Wrap it, hybridopt.curvature.Dense(matrix) or "
             "hybridopt.curvature.Diagonal, or add the product: A @ v + tensor."
         )
