@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hybridopt.core import ObjectiveError, option
+from hybridopt.core import option
 from hybridopt.objective import Objective
 from hybridopt.optimizers.base import Optimizer
 from hybridopt.optimizers.report import norm
@@ -55,10 +55,6 @@ class DirectStep(TorchStep, Optimizer):
     def _descend(self, objective: Objective, parameters: list[Tensor]) -> Tensor:
         loss = self._differentiate(objective, parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if any(gradient.is_sparse for gradient in gradients):
-            raise ObjectiveError(
-                f"{type(self).__name__} does not take sparse gradients: make the embedding with sparse=False."
-            )
         total = norm(gradients)
         # The only value that the host waits for.
         value, length = torch.stack([loss.to(total), total]).tolist()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import hybridopt as ho
-from hybridopt.core import ObjectiveError
 from tests.optimizers.catalogue import Method, assert_same_state, each, flat_state, function, names, run, training
 
 STRUCTURED = names("muon", "shampoo", "soap", "adahessian", "sophia", "kbfgs")
@@ -59,11 +58,18 @@ def test_clipping_is_that_of_the_gradient(method: Method) -> None:
     assert optimizer.report.grad_norm == pytest.approx(0.05, rel=1e-4)
 
 
-def test_sparse_gradients_are_refused() -> None:
-    model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 3))
-    objective = ho.Objective(model, nn.functional.cross_entropy, torch.arange(6), torch.randint(3, (6,)))
-    with pytest.raises(ObjectiveError, match=r"Muon does not take sparse gradients.*sparse=False"):
-        ho.create("muon", model.parameters()).step(objective)
+def test_embeddings_with_sparse_gradients_take_the_steps_of_dense_ones() -> None:
+    ends = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(6, 4, sparse=sparse), nn.Linear(4, 3))
+        objective = ho.Objective(model, nn.functional.cross_entropy, torch.tensor([0, 2, 2]), torch.tensor([0, 1, 2]))
+        optimizer = ho.create("muon", model.parameters())
+        optimizer.step(objective)
+        optimizer.step(objective)
+        ends.append([parameter.detach().clone() for parameter in model.parameters()])
+    for mine, other in zip(*ends, strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 # Gradients of low rank leave SOAP's basis undetermined in their null space, where rounding decides.
