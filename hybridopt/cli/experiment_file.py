@@ -92,6 +92,22 @@ def located(message: str, raw: str, files: Mapping[str, str]) -> str:
     return message
 
 
+def with_paths(error: BaseException, scratch: Path) -> BaseException:
+    """Returns an error in which files that `taken_as_experiments` made findable have the paths that people know.
+
+    Args:
+        error: What is to be shown.
+        scratch: As it was given there.
+    """
+    if not isinstance(error, ConfigError):
+        return error
+    match = re.match(rf"In ({_GROUP}/[^:]+\.yaml): ", str(error))
+    path = scratch / "searched" / match.group(1) if match else None
+    if match is None or path is None or not path.is_file():
+        return error
+    return type(error)(f"In {_shown(path)}: {str(error)[match.end() :]}")
+
+
 def _is_path(text: str) -> bool:
     return text.endswith((".yaml", ".yml")) and "=" not in text
 

@@ -104,7 +104,7 @@ def _chosen(name: str, papers: Sequence[Path]) -> Path:
     listed = ", ".join(path.name for path in found or papers)
     if found:
         raise UnknownNameError(f"{name!r} is part of more than one paper's name: {listed}. Write more of it.")
-    words = {word: key for key in names for word in (key, *key.split("_"))}
+    words = {word for key in names for word in (key, *key.split("_"), _spoken(key).split()[1])}
     raise UnknownNameError(f"There is no paper {name!r}.{suggest(name, words)} Known: {listed}.")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hybridopt._paths import conf_dir
 from hybridopt.cli import console
-from hybridopt.cli.experiment_file import file_of_swept, located, taken_as_experiments
+from hybridopt.cli.experiment_file import file_of_swept, located, taken_as_experiments, with_paths
 from hybridopt.cli.explain import explain
 from hybridopt.cli.progress import make_monitor, make_observer
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError
@@ -205,7 +205,7 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
         except (HybridoptError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise session.explained(error) from error
+            raise with_paths(session.explained(error), Path(scratch)) from error
         finally:
             sys.argv = before_argv
             root.level, root.handlers[:] = before_log  # --info and hydra.verbose turn everything on

@@ -95,3 +95,10 @@ def test_a_mistake_in_a_sweep_names_the_file_that_it_stands_in(tmp_path: Path, m
     assert f"hybridopt: In mine.yaml, hydra.sweeper.params: {said}" in capsys.readouterr().err
     assert main(["run", "mine.yaml", "sead=0,1"]) == 2  # now it is the command line's
     assert f"hybridopt: {said}" in capsys.readouterr().err
+
+
+def test_a_mistake_outside_of_the_sweep_names_it_too(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("optimizer:\n  lrr: 1e-3\n")
+    assert main(["run", "mine.yaml"]) == 2
+    assert "hybridopt: In mine.yaml: optimizer has no option 'lrr'. Did you mean 'lr'?" in capsys.readouterr().err

@@ -83,6 +83,7 @@ def test_exit_codes_are_those_of_a_script(papers: Path, capsys: pytest.CaptureFi
     ("arguments", "said"),
     [
         (["rathoer"], "There is no paper 'rathoer'. Did you mean 'rathore'? Known: 2017_du_saddle, 2024_rathore_pinn."),
+        (["du2018"], "There is no paper 'du2018'. Did you mean 'du2017'? Known: 2017_du_saddle, 2024_rathore_pinn."),
         (["20"], "'20' is part of more than one paper's name: 2017_du_saddle, 2024_rathore_pinn. Write more of it."),
         (["--quick"], "--quick goes to a paper's script: hybridopt paper NAME --quick."),
         (["--from"], "--from needs a directory after it"),
