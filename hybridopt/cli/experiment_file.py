@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hybridopt._paths import conf_dir
 from hybridopt.core import ConfigError
@@ -16,6 +17,7 @@ from hybridopt.experiment.layout import PROVENANCE, STATUS
 
 _GROUP = "experiment"
 _HEADER = "# @package _global_\n"
+_SEARCHPATH = "hydra.searchpath="
 _ORIGIN = ".origin"
 """Ending of the link beside a copy that leads to what it is a copy of."""
 
@@ -41,9 +43,29 @@ def taken_as_experiments(overrides: Sequence[str], scratch: Path) -> list[str]:
         raise ConfigError(f"One experiment at a time: start {' and '.join(bare)} one after another.")
     path = Path(bare[0].removeprefix(f"{_GROUP}=")).expanduser()
     _check(path)
-    searched = _searchable(path.resolve(), scratch)
-    name = [f"{_GROUP}={path.stem}" if text == bare[0] else text for text in overrides]
-    return [*name, *([f"hydra.searchpath=[{','.join(searched)}]"] if searched else [])]
+    # Not what a link leads to: the experiment is called, and has the neighbours, that stand where it was named.
+    searched = _searchable(path.parent.resolve() / path.name, scratch)
+    taken, kept = [], []
+    for text in overrides:
+        if text == bare[0]:
+            kept.append(f"{_GROUP}={quoted(path.stem)}")
+        elif searched and text.startswith(_SEARCHPATH):  # Hydra would take one of the two
+            taken += OverridesParser.create().parse_overrides([text])[0].value()
+        else:
+            kept.append(text)
+    where = ",".join(quoted(str(place)) for place in [*searched, *taken])
+    return [*kept, f"{_SEARCHPATH}[{where}]"] if searched else kept
+
+
+def quoted(text: str) -> str:
+    """Returns a text as Hydra's grammar takes it, whatever is in it.
+
+    Args:
+        text: A value, such as a path with spaces or commas.
+    """
+    if re.fullmatch(r"[\w./:-]+", text):
+        return text
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
 def file_of_swept(config: Any) -> dict[str, str]:

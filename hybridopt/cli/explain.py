@@ -32,7 +32,8 @@ def explain(error: BaseException) -> BaseException:
         return _missing(error)
     if isinstance(error, OverrideParseException):
         word = str(error.override)
-        if word in parts.names("optimizer") or (conf_dir() / "experiment" / f"{word}.yaml").is_file():
+        shipped = [path.stem for path in (conf_dir() / "experiment").glob("*.yaml")]
+        if word in parts.names("optimizer") or word in shipped:
             group = "optimizer" if word in parts.names("optimizer") else "experiment"
             return ConfigError(f"{word} is the name of an {group}: write {group}={word}.")
         return ConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from hybridopt._paths import conf_dir
 from hybridopt.cli import console
-from hybridopt.cli.experiment_file import file_of_swept, located, taken_as_experiments, with_paths
+from hybridopt.cli.experiment_file import file_of_swept, located, quoted, taken_as_experiments, with_paths
 from hybridopt.cli.explain import explain
 from hybridopt.cli.progress import make_monitor, make_observer
 from hybridopt.core import ConfigError, HybridoptError, UnknownNameError
@@ -193,12 +193,12 @@ def _through_hydra(session: Session, arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Hydra makes a directory for every run and writes a file for every sweep; ours are made by the run itself.
     with tempfile.TemporaryDirectory(prefix="hybridopt-") as scratch:
-        flags, overrides = _sorted_arguments(arguments)
-        overrides = taken_as_experiments(overrides, Path(scratch))
-        _refuse_foreign_launchers(overrides)
-        overrides += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}"]
-        sys.argv = ["hybridopt run", *flags, *overrides]
         try:
+            flags, overrides = _sorted_arguments(arguments)
+            overrides = taken_as_experiments(overrides, Path(scratch))
+            _refuse_foreign_launchers(overrides)
+            overrides += [f"hydra.run.dir={quoted(scratch)}", f"hydra.sweep.dir={quoted(scratch)}"]
+            sys.argv = ["hybridopt run", *flags, *overrides]
             application()
         except SystemExit as stop:  # --help and the like, or a flag that Hydra's parser refused
             return stop.code if isinstance(stop.code, int) else 2

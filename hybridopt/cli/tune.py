@@ -184,11 +184,12 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from hybridopt.cli.experiment_file import quoted
     from hybridopt.experiment.schema import register, to_values
 
     conf = conf_dir()
     register(conf)
-    more = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+    more = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"]
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a directory that exists.")
     GlobalHydra.instance().clear()

@@ -43,6 +43,7 @@ from hybridopt.cli import main
         ("optimizer.lr", "Write key=value"),
         ("quickstart", "quickstart is the name of an experiment: write experiment=quickstart."),
         ("lbfgs", "lbfgs is the name of an optimizer: write optimizer=lbfgs."),
+        ("x" * 300, "Write key=value"),
         ("nowhere/mine.yaml", "There is no file nowhere/mine.yaml. Give the path of an experiment's YAML file"),
         ("a.yaml b.yaml", "One experiment at a time: start a.yaml and b.yaml one after another."),
         ("optimizer.lr=???", "lr"),

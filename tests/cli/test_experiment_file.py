@@ -48,6 +48,33 @@ def test_a_path_is_the_experiment_of_that_file(tmp_path: Path, composed, header:
     assert sorted(item.name for item in tmp_path.rglob("*.yaml")) == ["mine.yaml"]
 
 
+@pytest.mark.parametrize("folder", ["it's, [1] of 2/experiment", "back\\\\'slash"])
+def test_a_path_may_have_any_signs(tmp_path: Path, composed, folder: str) -> None:
+    path = tmp_path / folder / "my sweep, 2nd.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(SWEEP)
+    assert jobs(composed, str(path), "optimizer=adam", "seed=1") == [("my sweep, 2nd", "adam", 1, 7)]
+
+
+def test_a_link_is_an_experiment_of_its_own_name_and_place(tmp_path: Path, composed) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "sweep.yaml").write_text("defaults: [steps]\n" + SWEEP.splitlines()[0])
+    (tmp_path / "steps.yaml").write_text("# @package _global_\nbudget: {steps: 4}\n")
+    (tmp_path / "mine.yaml").symlink_to(Path("shared", "sweep.yaml"))
+    assert jobs(composed, "mine.yaml", "optimizer=adam", "seed=1") == [("mine", "adam", 1, 4)]
+
+
+def test_a_search_path_of_ones_own_is_kept(tmp_path: Path, composed) -> None:
+    (tmp_path / "mine.yaml").write_text(SWEEP)
+    (tmp_path / "own, b" / "optimizer").mkdir(parents=True)
+    slow = "defaults: [/schema/optimizer/adam@_here_, _self_]\nlr: 1.0e-6\n"
+    (tmp_path / "own, b" / "optimizer" / "slow_adam.yaml").write_text(slow)
+    search = f"hydra.searchpath=['file://{tmp_path}/own, b']"
+    assert jobs(composed, search, "mine.yaml", "optimizer=slow_adam", "seed=1") == [("mine", "adam", 1, 7)]
+    with pytest.raises(ConfigError, match=r"The override 'hydra.searchpath=\[' cannot be read"):
+        run.main(["hydra.searchpath=[", "mine.yaml"], debug=False)
+
+
 def test_neighbours_and_groups_beside_the_file_are_found(tmp_path: Path, composed) -> None:
     group = tmp_path / "conf" / "experiment"
     group.mkdir(parents=True)
