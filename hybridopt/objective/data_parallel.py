@@ -242,14 +242,16 @@ class DataParallel(Objective):
                 problem.autocast = before
 
     def check_replicas(self) -> None:
-        """Makes sure that the model has the same parameters in all processes, by one exchange.
+        """Makes sure that the model has the same parameters in all processes, frozen ones too, by one exchange.
 
-        Methods that evaluate more than once do this at every evaluation anyway, first-order methods a step late.
+        Of those that are trained, methods that evaluate more than once do this at every evaluation anyway, first-order
+        methods a step late.
 
         Raises:
             ObjectiveError: If it has not; on all processes.
         """
-        marks = self._ranks.gather([checksum(self._problem.trainable()) % 2**62], self._device())
+        parameters = [parameter for module in self._problem.modules for parameter in module.parameters()]
+        marks = self._ranks.gather([checksum(parameters) % 2**62], self._device())
         if len({mark for (mark,) in marks}) > 1:
             raise ObjectiveError(APART)
 

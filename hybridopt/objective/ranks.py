@@ -19,6 +19,7 @@ APART = (
 """What is said to processes that have gone apart."""
 
 _ODD = -7046029254386353131  # 2^64 over the golden ratio
+_PARTS = 64
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -160,7 +161,8 @@ class Ranks:
         """
         if any(gradient is not None and gradient.is_sparse for gradient in gradients):
             raise ObjectiveError("Sparse gradients are not summed over processes: make the embedding sparse=False.")
-        head = torch.stack([weight * loss.detach().double(), *_marks(parameters)])
+        marks = _marks(parameters)
+        head = torch.stack([weight * loss.detach().to(marks[0]), *marks])
         present = [float(gradient is not None) for gradient in gradients]
         numbers = self._sum(torch.cat([head, torch.tensor(present, dtype=torch.float64, device=head.device)]))
         self._compare(numbers[1:3])
@@ -209,12 +211,22 @@ def _marks(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _checksum(tensors: Sequence[Tensor]) -> Tensor:
-    sums = [_as_integers(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors]
-    weights = torch.arange(1, 2 * len(sums), 2, device=sums[0].device)
-    total = (torch.stack([part.to(weights.device) for part in sums]) * weights).sum()
-    # Bits from above into the lowest ones, which are all zero for numbers that were converted from float32.
-    total = (total ^ (total >> 32)) * _ODD
+    words = [_as_integers(tensor.detach()) for tensor in tensors]
+    if len(words) > 1:
+        sums = torch.stack([part.sum(dtype=torch.int64).to(words[0].device) for part in words])
+    else:
+        # By itself it may be a vector of random signs, which one sum would only count.
+        flat = words[0].reshape(-1)
+        whole = len(flat) // _PARTS * _PARTS
+        sums = torch.cat([flat[:whole].view(_PARTS, -1).sum(1, dtype=torch.int64), flat[whole:]])
+    places = torch.arange(1, len(sums) + 1, device=sums.device) * _ODD
+    total = _mixed(_mixed(sums + places) * _ODD).sum()
     return total ^ (total >> 32)
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """Brings bits from above into the lowest ones, which are all zero for numbers that were converted from float32."""
+    return (words ^ (words >> 32)) * _ODD
 
 
 def _as_integers(tensor: Tensor) -> Tensor:

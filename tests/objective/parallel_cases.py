@@ -354,9 +354,16 @@ def replicas(rank: int) -> dict[str, str]:
     optimizer = ho.create("adam", model.parameters(), lr=0.1 * (rank + 1))
     found["rate"] = message(lambda: [optimizer.step(shared) for _ in range(3)])
     found["checked"] = message(shared.check_replicas)
+    model = net()
+    with torch.no_grad():
+        model[0].bias.requires_grad_(False)[0] += rank
+    found["frozen"] = message(both(rank, model)[1].check_replicas)
     _, shared = both(rank, net())
     found["trial"] = message(lambda: shared.value(shared.position() + rank))
     found["call"] = message(shared.value if rank else shared.at)
+    signs = torch.ones(shared.space.n, dtype=torch.float64)
+    signs[rank] = -1
+    found["signs"] = message(lambda: shared.at().hessian() @ signs)
     # Other random vectors: the steps differ, and the next evaluation says so.
     model = net()
     _, shared = both(rank, model, functional.mse_loss, classes=False)

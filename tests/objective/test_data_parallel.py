@@ -129,7 +129,8 @@ def test_not_finite(found: Found) -> None:
 
 def test_replicas(found: Found) -> None:
     for one in found:
-        assert "seeded alike" in one.pop("seed")
+        for name in ("seed", "signs"):
+            assert "seeded alike" in one.pop(name), name
         for name, text in one.items():
             assert "broadcast" in text, name
 
