@@ -326,6 +326,16 @@ class Optimizer(Stepping, torch.optim.Optimizer):
         """
         raise TypeError(f"{type(self).__name__} does not say how it moves: define update(self, objective).")
 
+    def can_move(self) -> bool:
+        """Returns whether a group has a rate that is not zero; if none has, notes that in the report.
+
+        For methods with something that adapts to how steps turn out: one of rate zero teaches it nothing.
+        """
+        if any(float(group["lr"]) != 0.0 for group in self.param_groups):
+            return True
+        self.note(accepted=False, status="zero_rate", step_norm=0.0)
+        return False
+
     def rate(self, objective: Objective) -> float | Tensor:
         """Returns the groups' ``lr``: one number when they agree, else a vector of shape (n,).
 

@@ -98,9 +98,7 @@ class HessianFree(Optimizer):
             self.note(grad_norm=length, damping=damping)
             if not self.can_descend(value, length):
                 return
-            rate = self.rate(objective)
-            if not isinstance(rate, torch.Tensor) and rate == 0.0:
-                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            if not self.can_move():
                 return
             last = memory.get("solution")
             # A parameter that was frozen or thawed since makes the last solution one of another space.

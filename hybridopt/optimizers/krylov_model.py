@@ -163,9 +163,7 @@ class KrylovModelMethod(Optimizer):
             vanished = length == 0.0 and math.isfinite(value)
             if not vanished and not self.can_descend(value, length):
                 return
-            rate = self.rate(objective)
-            if not isinstance(rate, Tensor) and rate == 0.0:
-                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            if not self.can_move():
                 return
             # Relative to the largest so far, as a run that begins beside a saddle begins with a tiny one.
             largest = memory["largest_grad_norm"] = max(memory.get("largest_grad_norm", 0.0), length)

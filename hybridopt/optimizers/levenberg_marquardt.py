@@ -75,9 +75,7 @@ class LevenbergMarquardt(DenseOptimizer):
             self.note(grad_norm=length, evaluations=0)
             if not self.can_descend(value, length):
                 return
-            rate = self.rate(objective)
-            if not isinstance(rate, Tensor) and rate == 0.0:
-                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            if not self.can_move():
                 return
             matrix = self.matrix(point)
         if matrix is None:
@@ -85,6 +83,7 @@ class LevenbergMarquardt(DenseOptimizer):
         damping = memory.setdefault("damping", config.damping)
         growth = memory.setdefault("growth", 2.0)
         scale = self._scale(matrix)
+        rate = self.rate(objective)
         slope = gradient.double()
         region, noise = TrustRegion(eta1=config.eta), noise_floor(value, objective.eps)
         origin = objective.position()

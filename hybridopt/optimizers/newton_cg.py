@@ -84,7 +84,7 @@ class NewtonCG(Optimizer):
             value, gradient = point.value, point.gradient
             length = float(torch.linalg.vector_norm(gradient))
             self.note(grad_norm=length, damping=damping)
-            if not self.can_descend(value, length):
+            if not self.can_descend(value, length) or not self.can_move():
                 return
             first = memory.setdefault("first_grad_norm", length)
             # Under new random numbers each step the gradient does not vanish, and its length says nothing.

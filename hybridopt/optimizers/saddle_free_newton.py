@@ -86,9 +86,7 @@ class SaddleFreeNewton(Optimizer):
             if not math.isfinite(length) or not math.isfinite(value):
                 self.note(accepted=False, status="non_finite", step_norm=0.0)
                 return
-            rate = self.rate(objective)
-            if not isinstance(rate, torch.Tensor) and rate == 0.0:
-                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            if not self.can_move():
                 return
             steps = min(config.subspace, space.n)
             result, products, leaves, predicted = None, 0, False, 0.0

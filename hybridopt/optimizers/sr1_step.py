@@ -125,8 +125,7 @@ class TrustSR1(Optimizer):
         self._prepare(objective)
         noise = noise_floor(value, objective.eps)
         rate = self.rate(objective)
-        if not isinstance(rate, Tensor) and rate == 0.0:
-            self.note(accepted=False, status="zero_rate", step_norm=0.0)
+        if not self.can_move():
             return
         trials, accepted, end = 0, False, None
         while not accepted and trials < config.max_trials and (trials == 0 or radius > region.min_radius):

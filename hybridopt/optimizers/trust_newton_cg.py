@@ -97,9 +97,7 @@ class TrustNewtonCG(Optimizer):
             self.note(grad_norm=length, radius=radius, evaluations=0)
             if not self.can_descend(value, length):
                 return
-            rate = self.rate(objective)
-            if not isinstance(rate, Tensor) and rate == 0.0:
-                self.note(accepted=False, status="zero_rate", step_norm=0.0)
+            if not self.can_move():
                 return
             first = memory.setdefault("first_grad_norm", length)
             rtol = min(config.forcing, math.sqrt(length / first))
@@ -107,6 +105,7 @@ class TrustNewtonCG(Optimizer):
             repeated = _Repeated(operator, config.kept_products)
             noise = noise_floor(value, objective.eps)
             origin = objective.position()
+            rate = self.rate(objective)
             trials = 0
             accepted = False
             while not accepted and trials < config.max_trials and (trials == 0 or radius > region.min_radius):

@@ -24,6 +24,22 @@ def test_rate_zero_everywhere_moves_nothing(method: Method) -> None:
         assert optimizer.memory.get(weight) in (None, start)
 
 
+# These two draw a random vector in every step.
+@each([method for method in GLOBALIZED if method.name not in ("nystrom_newton_cg", "curvilinear_newton")])
+def test_a_warm_up_from_zero_teaches_nothing(method: Method) -> None:
+    # Where the model is convex, so that nothing else keeps a method from learning.
+    matrix, vector = quadratic(5)
+    ends = []
+    for warm_up in (0, 3):
+        objective = function(lambda x: x @ matrix @ x / 2 - vector @ x, torch.ones(5).tolist())
+        optimizer = method.minimize(objective)
+        for rate in [0.0] * warm_up + [1.0] * 3:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step(objective)
+        ends.append(objective.position())
+    assert torch.equal(*ends)
+
+
 @each(names("newton_cg", "saddle_free_newton", "hessian_free"))
 def test_a_line_search_tries_the_rate_first(method: Method) -> None:
     matrix, vector = quadratic(5)
