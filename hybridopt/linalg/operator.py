@@ -120,7 +120,7 @@ class SymmetricOperator:
 
     def __sub__(self, other: Any) -> SymmetricOperator:
         if not isinstance(other, SymmetricOperator):
-            return _no_operator(other)
+            return _no_operator(-other if isinstance(other, numbers.Real) else other)
         return Sum([(1.0, self), (-1.0, other)])
 
     def __mul__(self, factor: Any) -> SymmetricOperator:

@@ -114,7 +114,7 @@ class ParameterSpace:
         """
         if out is None:
             # One call where there is nothing to fill in or to convert: a third of the time of one copy each.
-            if all(tensor is not None and tensor.dtype == self.dtype and not tensor.is_sparse for tensor in tensors):
+            if self._alike(tensors):
                 with torch.no_grad():
                     return torch.cat([tensor.reshape(-1) for tensor in tensors])  # type: ignore[union-attr]
             out = torch.empty(self.n, dtype=self.dtype, device=self.device)
@@ -127,6 +127,13 @@ class ParameterSpace:
                 values = [tensor.to_dense() if tensor.is_sparse else tensor for _, tensor in present]
                 torch._foreach_copy_([target for target, _ in present], values)
         return out
+
+    def _alike(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether tensors are what gradients of the parameters usually are: all there, dense, of their dtype."""
+        if [None if tensor is None else tensor.shape for tensor in tensors] != self.shapes:
+            return False
+        plain = all(tensor.dtype == self.dtype and not tensor.is_sparse for tensor in tensors)  # type: ignore[union-attr]
+        return plain and tensors[0].device == self.device  # type: ignore[union-attr]
 
     def read(self, out: Tensor | None = None) -> Tensor:
         """Returns a packed copy of the parameters' values.

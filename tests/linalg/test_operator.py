@@ -149,17 +149,20 @@ def test_pythons_sum_adds_operators():
 
 
 @pytest.mark.parametrize(
-    "addition",
+    ("addition", "shift"),
     [
-        lambda a: a + 0.5,
-        lambda a: a - 1,
-        lambda a: 2.0 + a,
-        lambda a: a + np.float64(1.0),
+        (lambda a: a + 0.5, 0.5),
+        (lambda a: a - 1, -1.0),
+        (lambda a: 2.0 + a, 2.0),
+        (lambda a: a + np.float64(1.0), 1.0),
     ],
 )
-def test_numbers_are_added_as_multiples_of_the_identity(addition):
-    with pytest.raises(TypeError, match=r"A \+ .* \* Identity\(\)"):
+def test_numbers_are_added_as_multiples_of_the_identity(addition, shift):
+    with pytest.raises(TypeError, match=r"A \+ .* \* Identity\(\)") as caught:
         addition(Dense(matrix()))
+    advice = str(caught.value).split("write ")[1].split(", with")[0]
+    shifted = eval(advice, {"A": Dense(matrix()), "Identity": Identity})
+    torch.testing.assert_close(shifted.dense(), matrix() + shift * torch.eye(12, dtype=FLOAT))
 
 
 def test_tensors_are_not_added():

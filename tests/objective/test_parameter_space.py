@@ -74,6 +74,13 @@ def test_missing_tensors_are_zeros():
     assert out.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 0]
 
 
+@pytest.mark.parametrize("wrong", [lambda a, b: [b, a], lambda a, b: [a.t(), b], lambda a, b: [a]])
+def test_tensors_of_other_shapes_are_not_packed(wrong):
+    space = ParameterSpace([nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4))])
+    with pytest.raises((RuntimeError, ValueError)):
+        space.pack(wrong(torch.ones(2, 3), torch.ones(4)))
+
+
 def test_mixed_dtypes_meet_in_the_widest():
     single, double = nn.Parameter(torch.ones(2)), nn.Parameter(torch.full((1,), 1 / 3, dtype=torch.float64))
     space = ParameterSpace([single, double])
