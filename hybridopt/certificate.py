@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from hybridopt.core import HybridoptError
+from hybridopt.core import HybridoptError, Keyed
 from hybridopt.linalg import minimum_eigenpair
 from hybridopt.objective import Objective
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Keyed):
     """What randomized Lanczos says about the smallest eigenvalue of the Hessian at a point.
+
+    Fields can be read as keys.
 
     Attributes:
         verdict: ``second_order_stationary``, ``saddle`` or ``inconclusive``.
@@ -38,19 +40,6 @@ class Certificate:
     products: int
     degenerate: bool
     reason: str
-
-    def __getitem__(self, name: str) -> Any:
-        """Returns a field by its name, as results do.
-
-        Args:
-            name: Of the field.
-
-        Raises:
-            KeyError: If there is none of that name.
-        """
-        if name not in self.__dict__:
-            raise KeyError(f"A certificate has no field {name!r}, but {', '.join(self.__dict__)}.")
-        return self.__dict__[name]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridopt.certificate import Certificate, certify
-from hybridopt.core import ConfigError, make_config, option
+from hybridopt.core import ConfigError, Keyed, make_config, option
 from hybridopt.escape.base import default_gtol, resolve_escape
 from hybridopt.factory import create
 from hybridopt.globalization import noise_floor
@@ -35,7 +35,7 @@ class _Limits:
 
 
 @dataclass
-class Result:
+class Result(Keyed):
     """The answer of `minimize`; its fields can be read as attributes or as keys, as SciPy's can.
 
     Attributes:
@@ -72,15 +72,7 @@ class Result:
 
     def keys(self) -> list[str]:
         """Returns the names of the fields."""
-        return [*self.__dataclass_fields__, "success"]
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.keys():
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+        return [*super().keys(), "success"]
 
 
 def minimize(

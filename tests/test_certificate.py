@@ -64,7 +64,10 @@ def test_the_estimate_is_a_rayleigh_quotient_with_its_residual() -> None:
     values = torch.linalg.eigvalsh(matrix)
     assert result.lambda_min_est >= float(values[0]) - 1e-12
     assert float((values - result.lambda_min_est).abs().min()) <= result.residual + 1e-9
-    assert result.as_dict()["verdict"] == "saddle"
+    assert result.as_dict() == dict(result)
+    assert result["verdict"] == "saddle"
+    assert "verdict" in result
+    assert "verdikt" not in result
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from hybridopt.core.errors import (
     UnknownNameError,
     suggest,
 )
+from hybridopt.core.keyed import Keyed
 from hybridopt.core.packages import need
 from hybridopt.core.registry import Registry
 
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "HybridoptError",
+    "Keyed",
     "NonFiniteError",
     "ObjectiveError",
     "Registry",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hybridopt.core import Keyed
 
 _FIELDS: Mapping[str, str] = {
     "loss": "loss at the step's starting point",
@@ -26,7 +28,7 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-class Report:
+class Report(Keyed):
     """Record of one step; its fields can be read as attributes or as keys, as those of `minimize`'s result can.
 
     Values are stored as they come: a number, a tensor or a function without arguments. The attribute gives a plain
@@ -75,14 +77,6 @@ class Report:
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._values:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
 
     def keys(self) -> list[str]:
         """Returns the names of what was noted."""
