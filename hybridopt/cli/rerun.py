@@ -56,7 +56,11 @@ def start(arguments: Sequence[str], *, debug: bool) -> int:
     parser.add_argument("--timing", action="store_true", help="what for: seconds; there is no other use yet")
     parser.add_argument("--again", action="store_true", help="also replays that are done, from the start")
     parser.add_argument(
-        "filters", nargs="*", metavar="KEY=VALUE", help="only these runs: task, optimizer, escape, seed, config keys"
+        "filters",
+        nargs="*",
+        default=[],  # without it argparse calls them required where DIR is missing
+        metavar="KEY=VALUE",
+        help="only these runs: task, optimizer, escape, seed, config keys",
     )
     try:
         options = parser.parse_intermixed_args(list(arguments))

@@ -202,6 +202,7 @@ def test_a_replay_ends_where_the_run_did_however_long_that_takes(budget, status,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--timing"], "the following arguments are required: DIR\n"),
         (["runs"], "Say what to run again for: hybridopt rerun DIR --timing."),
         (["nowhere", "--timing"], "There is no directory nowhere"),
         (["empty", "--timing"], "There are no runs below empty"),
