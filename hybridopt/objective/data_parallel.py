@@ -233,13 +233,17 @@ class DataParallel(Objective):
     @contextmanager
     def autocast_in_forward(self) -> Iterator[None]:
         """Context in which the autocast that is on now holds in forward passes only, on all batches."""
-        problem = self._local._problem
+        parts = [part for part in (self, self.curvature_batch, self.overlap) if isinstance(part, DataParallel)]
+        problems = [part._local._problem for part in parts]
+        before = [problem.autocast for problem in problems]
         with super().autocast_in_forward():
-            before, problem.autocast = problem.autocast, self._problem.autocast
             try:
+                for problem in problems:
+                    problem.autocast = self._problem.autocast
                 yield
             finally:
-                problem.autocast = before
+                for problem, old in zip(problems, before, strict=True):
+                    problem.autocast = old
 
     def check_replicas(self) -> None:
         """Makes sure that the model has the same parameters in all processes, frozen ones too, by one exchange.

@@ -15,7 +15,7 @@ from torch import nn
 
 import hybridopt as ho
 from hybridopt.core import ObjectiveError
-from tests.objective.parallel_cases import SIZE
+from tests.objective.parallel_base import SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = list[dict[str, Any]]
@@ -149,6 +149,12 @@ def test_precisions(found: Found) -> None:
     for name, one in found[0].items():
         assert one["gradient"] < (2e-2 if "bfloat16" in name else 1e-6), name
         assert all(math.isfinite(entry) for part in one["bits"] for entry in part), name
+
+
+def test_autocast(found: Found) -> None:
+    assert found[0] == found[1]
+    for name, distance in found[0].items():
+        assert 1e-6 < distance < 1e-2 if "moved" in name else distance == 0.0, (name, distance)
 
 
 def test_unused(found: Found) -> None:
