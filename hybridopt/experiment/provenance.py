@@ -40,8 +40,16 @@ def collect(*, device: str, threads: int, timing: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": threads,
         "timing": timing,
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load": machine_load(),
     }
+
+
+def machine_load() -> float | None:
+    """Returns the mean number of waiting processes in the last minute, None where the system does not tell."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # Windows; containers that hide it
+        return None
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from hybridopt.experiment.layout import STATUS, TIMING, check_format, read_confi
 from hybridopt.experiment.lock import LockedError, RunLock, lock_holder
 from hybridopt.experiment.monitor import Monitor, Outcome
 from hybridopt.experiment.pool import Pool
+from hybridopt.experiment.provenance import machine_load
 from hybridopt.experiment.slots import Job, Slot
 
 BUSY = 0.5
@@ -80,7 +80,7 @@ def _one_by_one(jobs: Sequence[tuple[Job, RunConfig]], kept: list[Outcome], moni
     ended: list[Outcome] = []
     try:
         monitor.begin(len(jobs), kept, 1)
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        load = machine_load() or 0.0
         if jobs and load > BUSY:
             monitor.note(
                 f"This machine is not idle (load {load:.1f} on {cores()} cores): what else runs on it will show in the "

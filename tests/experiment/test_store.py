@@ -356,6 +356,16 @@ class TestStatusAndProvenance:
         assert known["versions"]["torch"]
         assert known["resumed"] == [{"commit": "other", "started": "later"}]
 
+    def test_a_system_that_does_not_tell_its_load_stops_no_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def hidden() -> tuple[float, float, float]:
+            raise OSError("Load averages are unobtainable")
+
+        assert provenance.machine_load() == pytest.approx(os.getloadavg()[0], abs=5)
+        monkeypatch.setattr(os, "getloadavg", hidden)
+        assert provenance.collect(device="cpu", threads=1, timing="exclusive")["load"] is None
+        monkeypatch.delattr(os, "getloadavg")
+        assert provenance.machine_load() is None
+
     @pytest.mark.parametrize("name", ["status.json", "provenance.json"])
     def test_another_format_is_refused(self, run_dir: Path, name: str) -> None:
         write_config(run_dir, CONFIG)
