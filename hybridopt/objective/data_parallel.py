@@ -264,8 +264,10 @@ class DataParallel(Objective):
 
         Differentiate it by `differentiate`, which sums over the processes; ``backward()`` gives this part's share only.
         """
-        own = self._local() * self._weight
-        return own + (self._ranks.total(own.detach().clone()) - own.detach())
+        loss = self._local() * self._weight
+        # Written over the part, as any sum with it would be rounded differently in every process.
+        loss.detach().copy_(self._ranks.total(loss.detach().clone()))
+        return loss
 
     def differentiate(
         self, loss: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False

@@ -123,6 +123,7 @@ def test_certificates(found: Found) -> None:
 
 def test_not_finite(found: Found) -> None:
     for one in found:
+        assert one.pop("called") == math.inf
         for name, seen in one.items():
             assert seen == {"nan": True, "kept": True, "status": "non_finite"}, name
 
