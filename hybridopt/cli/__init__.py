@@ -74,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
-    if arguments and arguments[0] in _STARTING and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    world = os.environ.get("WORLD_SIZE", "")
+    if arguments and arguments[0] in _STARTING and world.isdecimal() and int(world) > 1:
         raise ConfigError(
-            f"hybridopt {arguments[0]} was started by torchrun (WORLD_SIZE={os.environ['WORLD_SIZE']}), but every one "
-            "of its runs is one process: start it once, without torchrun. To divide batches among processes write a "
-            "loop of your own, as in docs/data_parallel.md."
+            f"hybridopt {arguments[0]} was started by torchrun (WORLD_SIZE={world}), but every one of its runs is one "
+            "process: start it once, without torchrun, or unset WORLD_SIZE where that comes from elsewhere. To divide "
+            "batches among processes write a loop of your own, as in docs/data_parallel.md."
         )
     if arguments and arguments[0] in _THEIR_OWN:
         command = importlib.import_module(f"hybridopt.cli.{arguments[0]}")
