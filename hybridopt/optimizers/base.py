@@ -270,7 +270,9 @@ class Optimizer(Stepping, torch.optim.Optimizer):
                         f"{type(self).__name__} cannot set {name!r} for one param group.{suggest(name, self.defaults)} "
                         f"Options that may differ between groups: {known}."
                     )
-            check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
+            checked = check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
+            # NumPy's numbers as Python's, or the state could not be loaded with weights_only.
+            param_group.update({name: getattr(checked, name) for name in own})
         super().add_param_group(param_group)
 
     @in_forward_only

@@ -98,13 +98,8 @@ class FirstOrder(TorchStep):
 
     def _arguments(self) -> dict[str, Any]:
         """The constructor's arguments: the fields of the config, lists as tuples as torch wants them."""
-        fields = dataclasses.fields(self.config)
-        values = {field.name: getattr(self.config, field.name) for field in fields}
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-            if name not in self.own_options
-        }
+        names = [field.name for field in dataclasses.fields(self.config) if field.name not in self.own_options]
+        return _for_torch(self.config, names)
 
     def _construct(self, params: Iterable[Any], arguments: dict[str, Any]) -> None:
         self.torch_class.__init__(self, params, **arguments, **self.constant)  # type: ignore[arg-type]
@@ -126,7 +121,9 @@ class FirstOrder(TorchStep):
                         f"{suggest(name, self.defaults)} Its options: {', '.join(self.defaults)}."
                     )
             own = {name: value for name, value in param_group.items() if hasattr(self.config, name)}
-            check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
+            checked = check(dataclasses.replace(self.config, **own), owner=type(self).__name__)
+            # NumPy's numbers as Python's, or the state could not be loaded with weights_only.
+            param_group.update(_for_torch(checked, own))
         super().add_param_group(param_group)  # type: ignore[misc]
 
     def _clip(self, parameters: list[Tensor]) -> None:
@@ -134,6 +131,12 @@ class FirstOrder(TorchStep):
             torch.nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+
+
+def _for_torch(config: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Values of a config, lists as tuples."""
+    values = {name: getattr(config, name) for name in names}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def check_betas(betas: list[float], owner: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,6 +69,19 @@ def test_a_trainable_loss_module_is_optimized_too(method: Method) -> None:
     losses = [float(optimizer.step(objective)) for _ in range(5)]
     assert objective.value() < losses[0]
     assert loss.scale.item() != 0
+
+
+@each(names("adam", "soap", "newton_cg", "lookahead"))
+def test_options_of_a_group_are_kept_as_plain_numbers(method: Method, tmp_path: Path) -> None:
+    problem = training()
+    group = {"params": problem.model.parameters(), "lr": np.float32(0.25)}
+    if method.name == "adam":
+        group["betas"] = (np.float64(0.5), 0.75)
+    optimizer = method.create([group])
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    run(optimizer, problem, range(2), full=True)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    optimizer.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
 
 
 @each(names("lbfgs", "newton_cg", "trust_newton_cg", "switch"))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hybridopt.objective.parameters import ParameterSpace, Slots
-from tests.optimizers.catalogue import FIRST_ORDER, Method, each, training
+from tests.optimizers.catalogue import FIRST_ORDER, Method, each, names, training
 
 WORK = {
     ParameterSpace: ("pack", "read", "write"),
@@ -35,8 +35,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(cls, name, counted)
 
-    for cls, names in WORK.items():
-        for name in names:
+    for cls, attributes in WORK.items():
+        for name in attributes:
             count(cls, name)
     return counts
 
@@ -54,9 +54,7 @@ def test_a_first_order_step_is_a_call_of_the_model(method: Method, seen: Counter
 
 
 def test_a_newton_step_is_seen(seen: Counter[str]) -> None:
-    from tests.optimizers.catalogue import REGISTERED
-
     problem = training()
-    method = next(method for method in REGISTERED if method.name == "newton_cg")
+    (method,) = names("newton_cg")
     method.create(problem.model.parameters()).step(problem.objective)
     assert {name.partition(".")[0] for name in seen} >= {"ParameterSpace", "Slots", "TorchFunctionMode"}
