@@ -96,9 +96,9 @@ def lanes_note(results: Results) -> str | None:
     together, alone = names[True], names[False]
     if not together:
         return None
-    text = (
-        f"{plural(together.total(), 'run')} of {', '.join(sorted(together))} were done in lanes, several in one process"
-    )
+    were = "was" if together.total() == 1 else "were"
+    text = f"{plural(together.total(), 'run')} of {', '.join(sorted(together))} {were} done in lanes"
+    text += ", several in one process"
     if alone:
         text += f"; {plural(alone.total(), 'run')} of {', '.join(sorted(alone))} one by one"
     return f"{text}."

@@ -50,7 +50,10 @@ class Replay:
         Args:
             rows: Those of the run.
         """
-        seconds = {row.get("step"): row["seconds"] for row in self.rows if row.get("type") != "event"}
+        events_first = sorted(
+            self.rows, key=lambda row: row.get("type") != "event"
+        )  # of few steps nothing else is known
+        seconds = {row.get("step"): row["seconds"] for row in events_first}
         return [{**row, "seconds": seconds.get(row.get("step"), math.nan)} for row in rows]
 
     def timed_status(self, status: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

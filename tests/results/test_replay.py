@@ -58,6 +58,17 @@ def test_seconds_are_the_replays_and_all_else_is_the_runs(tmp_path: Path, end: s
     assert files == {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
+def test_an_event_of_a_step_without_a_row_of_its_own_has_the_replays_seconds(tmp_path: Path) -> None:
+    directory = write_run(tmp_path, every=20)
+    history = directory / "history.jsonl"
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    between = {**rows[-1], "type": "event", "event": "switch", "step": rows[-1]["step"] - 1}
+    rows[-1:-1] = [{**between, "seconds": 8.0}, {**between, "seconds": 9.0, "step": rows[-1]["step"]}]
+    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_replay(directory)
+    assert [event["seconds"] for event in only(tmp_path).events[-2:]] == [2.0, rows[-1]["seconds"] / 4]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -158,9 +169,9 @@ def test_the_report_ranks_and_draws_seconds_of_those_that_were_timed_alone(tmp_p
 
 def test_the_report_says_who_ran_in_lanes_and_who_one_by_one(tmp_path: Path) -> None:
     assert lanes_note(load(tmp_path)) is None
-    for seed in (0, 1):
+    for seed, done in enumerate(("1 run of fast was", "2 runs of fast were")):
         write_run(tmp_path, method=FAST, seed=seed, timing="lanes", cost=5, every=20)
-    assert lanes_note(load(tmp_path)) == "2 runs of fast were done in lanes, several in one process."
+        assert lanes_note(load(tmp_path)) == f"{done} done in lanes, several in one process."
     write_run(tmp_path, method=SLOW, cost=5)
     said = "2 runs of fast were done in lanes, several in one process; 1 run of slow one by one."
     paths = write_report(tmp_path)
