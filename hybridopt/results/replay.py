@@ -50,9 +50,8 @@ class Replay:
         Args:
             rows: Those of the run.
         """
-        events_first = sorted(
-            self.rows, key=lambda row: row.get("type") != "event"
-        )  # of few steps nothing else is known
+        # Between two recorded steps nothing but an event is known; elsewhere the other rows win.
+        events_first = sorted(self.rows, key=lambda row: row.get("type") != "event")
         seconds = {row.get("step"): row["seconds"] for row in events_first}
         return [{**row, "seconds": seconds.get(row.get("step"), math.nan)} for row in rows]
 
