@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import hybridopt as ho
 from hybridopt.certificate import Certificate, certify
+from tests.cases import CubeOnce
 
 EPS = 1e-4
 
@@ -146,19 +147,8 @@ def test_models_with_kinks_are_inconclusive(layer: nn.Module, kink: str) -> None
 
 
 def test_a_function_that_is_differentiable_once_is_inconclusive() -> None:
-    class Cube(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x**3
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return 3 * ctx.saved_tensors[0] ** 2 * gradient
-
-    # torch.autograd.grad would leave the curvature of Cube out without a word.
-    objective = ho.Objective.from_function(lambda x: (Cube.apply(x) * (2 - x)).sum(), torch.tensor([1.5]).double())
+    # torch.autograd.grad would leave the curvature of the cube out without a word.
+    objective = ho.Objective.from_function(lambda x: (CubeOnce.apply(x) * (2 - x)).sum(), torch.tensor([1.5]).double())
     result = certify(objective, eps_H=EPS)
     assert result.verdict == "inconclusive"
     assert "a function that is differentiable once" in result.reason

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.cases import attention, autograd_inside, feed_forward, forms, parameters, recurrent, statistics
-from tests.cases.base import SEED, Apply, Case, Problem
+from tests.cases.base import SEED, Apply, Case, CubeOnce, Problem
 
-__all__ = ["BY_NAME", "CASES", "DTYPES", "SEED", "Apply", "Case", "Problem", "cases"]
+__all__ = ["BY_NAME", "CASES", "DTYPES", "SEED", "Apply", "Case", "CubeOnce", "Problem", "cases"]
 
 CASES: list[Case] = [
     case

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.cases.base import Apply, Case, partial
+from tests.cases.base import Apply, Case
 
 
 def _attention(**options: Any):

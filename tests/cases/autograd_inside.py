@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.cases.base import Apply, Case, features, mlp, partial
+from tests.cases.base import Apply, Case, features, mlp
 
 
 def energy():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from tests.cases.base import Apply, Case, features, mlp, partial
+from tests.cases.base import Apply, Case, features, mlp
 
 
 def _weight_norm(wrap: Callable[..., nn.Module], **options: Any):

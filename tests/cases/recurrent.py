@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from tests.cases.base import Apply, Case, partial
+from tests.cases.base import Apply, Case
 
 
 def _recurrent(kind: type[nn.RNNBase], **options: Any):

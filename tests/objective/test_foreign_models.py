@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hybridopt as ho
 from hybridopt.core import ObjectiveError
-from tests.cases import BY_NAME, Apply
+from tests.cases import BY_NAME, Apply, CubeOnce
 
 
 class OutOfReach(nn.Module):
@@ -31,20 +30,6 @@ def closure() -> nn.Module:
     layer = nn.Linear(3, 3)
     weight = layer.weight
     return Apply(lambda m, x: nn.functional.linear(torch.tanh(x), weight, m.a.bias), a=layer)
-
-
-class CubeOnce(torch.autograd.Function):
-    """A cube whose derivative torch is told not to differentiate."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 3 * ctx.saved_tensors[0] ** 2 * gradient
 
 
 def once() -> nn.Module:
