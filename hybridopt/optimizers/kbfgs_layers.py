@@ -160,19 +160,20 @@ class Seen:
             inputs: Whether to sum up inputs too.
         """
         outputs = self._flat(h.detach())
-        self.rows += outputs.shape[1]
-        self.outputs = self.outputs + outputs.sum(dim=1)
+        sums = {"rows": outputs.shape[1], "outputs": outputs.sum(dim=1)}
         if inputs:
             with torch.autocast(x.device.type, enabled=False):
                 rows = self._inputs(module, x.detach())
-                products = rows.mT @ rows
-            self.inputs = rows.sum(dim=1) if self.inputs is None else self.inputs + rows.sum(dim=1)
-            self.products = products if self.products is None else self.products + products
-        h.register_hook(self._backward)
+                sums |= {"inputs": rows.sum(dim=1), "products": rows.mT @ rows}
 
-    def _backward(self, gradient: Tensor) -> None:
-        total = self._flat(gradient).sum(dim=1)
-        self.gradients = total if self.gradients is None else self.gradients + total
+        def backward(gradient: Tensor) -> None:
+            for name, total in (sums | {"gradients": self._flat(gradient).sum(dim=1)}).items():
+                before = getattr(self, name)
+                setattr(self, name, total if before is None else before + total)
+
+        # Only what the loss depends on counts: not what checkpointing runs again, or what runs without a graph.
+        if h.requires_grad:
+            h.register_hook(backward)
 
     def _flat(self, h: Tensor) -> Tensor:
         """Outputs of a call as (groups, rows, outputs in a group)."""

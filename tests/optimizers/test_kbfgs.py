@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import hybridopt as ho
 from hybridopt.core import CombinationError, ObjectiveError
 from hybridopt.optimizers.kbfgs_factors import LimitedMemory, bfgs, dot, double_damping
 from hybridopt.optimizers.kbfgs_layers import layers_of, watching
-from tests.optimizers.catalogue import training
+from tests.optimizers.catalogue import run, training
 from tests.optimizers.structured_cases import random_matrix
 
 CONVOLUTIONS = {
@@ -380,3 +381,33 @@ def test_on_skewed_inputs_it_is_ahead_of_momentum_at_equal_cost() -> None:
             finals.append(objective.value())
         best[name] = min(finals)
     assert best["kbfgs"] < 0.6 * best["momentum"], best
+
+
+@pytest.mark.parametrize("how", ["checkpointed", "without a graph too"])
+def test_a_layer_that_runs_twice_counts_where_the_loss_depends_on_it(how: str) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.how = nn.Linear(4, 5), nn.Linear(5, 3), ""
+
+        def forward(self, x: Tensor) -> Tensor:
+            again = x.flip(1) ** 2
+            if self.how == "checkpointed":
+                hidden = checkpoint(lambda x: torch.tanh(self.first(x)), again, use_reentrant=False)
+            else:
+                hidden = torch.tanh(self.first(again))
+            if self.how == "without a graph too":
+                with torch.no_grad():
+                    self.last(self.first(x))
+            return self.last(torch.tanh(self.first(x)) + hidden)
+
+    ends = []
+    for way in ("", how):
+        problem = training(Twice, dtype=torch.float64)
+        problem.model.how = way
+        optimizer = ho.create("kbfgs", problem.model.parameters())
+        run(optimizer, problem, range(4), full=True)
+        assert optimizer.report.layers == 2
+        states = [optimizer.state[parameter] for parameter in problem.model.parameters()]
+        ends.append([value for state in states for value in state.values() if isinstance(value, Tensor)])
+    torch.testing.assert_close(*ends)
