@@ -156,6 +156,8 @@ class Evaluation:
                 return self.loss_and_gradients(parameters)
         loss, _ = self._forward()
         gradients = differentiate(loss, parameters)
+        if not self._problem.looked:
+            self._problem.check_checkpoints(loss, gradients)
         self.ledger.pay("gradient", self.work)
         return loss.detach(), gradients
 
@@ -195,6 +197,8 @@ class Evaluation:
         if any(gradient is None for gradient in gradients[: len(parameters)]):
             # Unused, which is fine, or no longer the model's: then zeros would be silently wrong.
             self.slots.check()
+        if not self._problem.looked:
+            self._problem.check_checkpoints(loss, gradients[: len(parameters)])
         return gradients
 
     def renew(self) -> None:

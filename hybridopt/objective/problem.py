@@ -15,7 +15,7 @@ from hybridopt.objective import autocast
 from hybridopt.objective.ledger import Ledger
 from hybridopt.objective.parameters import ParameterSpace, Slots
 from hybridopt.objective.point import CHECKPOINTED, COMPILED_AHEAD, flatten_outputs, separate_outputs
-from hybridopt.objective.smoothness import differentiable_once
+from hybridopt.objective.smoothness import differentiable_once, runs_again_in_backward
 
 _TWICE = "backward through the graph a second time"
 
@@ -55,9 +55,25 @@ class Problem:
         """Whether the forward pass takes derivatives itself, as of coordinates or energies, so that it cannot run
         under `torch.no_grad`."""
         self._smooth = False
+        self.looked = False
+        """Whether `check_checkpoints` has been asked."""
         self.uncompiled = False
         """Whether curvature was asked for, so that evaluations run compiled code as plain torch: that has second
         derivatives, and all of a step has to draw the same random numbers."""
+
+    def check_checkpoints(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Refuses reentrant checkpointing whose parameters got no gradient; for the first evaluation.
+
+        Args:
+            loss: With its graph.
+            gradients: Of the loss.
+
+        Raises:
+            ObjectiveError: If there is such a part.
+        """
+        if any(gradient is None for gradient in gradients) and runs_again_in_backward(loss):
+            raise ObjectiveError(CHECKPOINTED)
+        self.looked = True
 
     def binding(self, parameters: Sequence[Tensor]) -> tuple[ParameterSpace, Slots]:
         """Returns parameters as a flat vector, and their slots in the model; the same ones when asked again.

@@ -79,6 +79,18 @@ def differentiable_once(gradients: Iterable[Tensor]) -> bool:
     return any(node.name().endswith("::Error") for node in _nodes(gradients))
 
 
+def runs_again_in_backward(loss: Tensor) -> bool:
+    """Whether parts of a graph run again by a ``backward()`` of their own, as under reentrant checkpointing.
+
+    `torch.autograd.grad` refuses to run such a part, but where no parameter lies before it passes it by without a word,
+    and parameters inside get no gradient.
+
+    Args:
+        loss: A tensor with its graph.
+    """
+    return any(node.name() == "CheckpointFunctionBackward" for node in _nodes([loss]))
+
+
 def reached_leaves(loss: Tensor) -> Iterator[Tensor]:
     """Yields the leaves that a loss's graph leads to, those that a gradient would be accumulated for.
 

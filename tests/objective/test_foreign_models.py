@@ -145,3 +145,14 @@ def test_such_models_are_trained(case: str, name: str) -> None:
     for _ in range(4):
         optimizer.step(objective)
     assert objective.value() < start
+
+
+@pytest.mark.parametrize("name", ["sgd", "lbfgs", "newton_cg", "kfac"])
+def test_reentrant_checkpointing_before_any_parameter_is_no_missing_gradient(name: str) -> None:
+    # Torch passes such a part by: its parameters would never move, and nothing would say so.
+    model = Apply(lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=True)), a=nn.Linear(3, 4), b=nn.Linear(4, 3))
+    objective = ho.Objective(model, nn.MSELoss(), torch.ones(5, 3, requires_grad=True), torch.zeros(5, 3))
+    with pytest.raises(ObjectiveError, match="use_reentrant=False"):
+        ho.create(name, model.parameters()).step(objective)
+    model.a.requires_grad_(False)
+    ho.create(name, model.b.parameters()).step(objective)
