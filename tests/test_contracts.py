@@ -11,6 +11,7 @@ import torch
 import hybridopt as ho
 from hybridopt.core import ConfigError
 from hybridopt.optimizers import registry
+from tests.plugins import forgotten
 
 COUNTS = ("forward", "gradient", "hvp", "ggnvp")
 
@@ -25,20 +26,21 @@ def objective() -> ho.Objective:
 
 @pytest.fixture
 def my_method() -> Iterator[str]:
-    @ho.register("my_method")
-    class MyMethod(ho.Optimizer):
-        @dataclass
-        class Config:
-            lr: float = 0.1
+    with forgotten(registry):
 
-        def update(self, objective: ho.Objective) -> None:
-            start = objective.position()
-            _, gradient = objective.value_and_grad()
-            objective.commit(start - self.rate(objective) * gradient)
-            self.note(name=7)
+        @ho.register("my_method")
+        class MyMethod(ho.Optimizer):
+            @dataclass
+            class Config:
+                lr: float = 0.1
 
-    yield "my_method"
-    del registry._registered["my_method"]
+            def update(self, objective: ho.Objective) -> None:
+                start = objective.position()
+                _, gradient = objective.value_and_grad()
+                objective.commit(start - self.rate(objective) * gradient)
+                self.note(name=7)
+
+        yield "my_method"
 
 
 def rosenbrock(x: torch.Tensor) -> torch.Tensor:

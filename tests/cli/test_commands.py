@@ -13,7 +13,9 @@ from hybridopt.cli import main
 from hybridopt.experiment.config import resolve, to_plain
 from hybridopt.experiment.jsonio import read_json
 from hybridopt.experiment.store import RunStore
+from hybridopt.optimizers import registry
 from tests.experiment import tiny
+from tests.plugins import forgotten
 
 PLUGIN = str(Path(tiny.__file__).resolve())
 
@@ -161,10 +163,11 @@ def test_own_optimizer_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: P
         "        objective.commit(objective.position() - self.config.lr * gradient)\n"
     )
     common = ["run", "--plugin", PLUGIN, "--plugin", "my_method.py", "task=tiny", "optimizer=my_method"]
-    assert main([*common, "budget.steps=2"]) == 0
-    assert main([*common, "optimizer.lrr=2"]) == 2
-    assert "Did you mean 'lr'" in capsys.readouterr().err
-    assert main(["list", "optimizers", "--plugin", "my_method.py"]) == 0
+    with forgotten(registry):
+        assert main([*common, "budget.steps=2"]) == 0
+        assert main([*common, "optimizer.lrr=2"]) == 2
+        assert "Did you mean 'lr'" in capsys.readouterr().err
+        assert main(["list", "optimizers", "--plugin", "my_method.py"]) == 0
     assert "Plain gradient descent." in capsys.readouterr().out
 
 
