@@ -98,9 +98,9 @@ def descend_curvature(
     """Moves along a direction of negative curvature from a point without a gradient, and notes what happened.
 
     Both senses are tried, as the sign means nothing, first at length 1, or at what can be seen where that is longer. A
-    length t is taken when the function falls by c1 times what
-    the quadratic model promises, t^2 |curvature| / 2 (McCormick 1977), shortened until it does, and doubled while
-    the function falls on: the model has no minimum to say how long a step should be.
+    length t is taken when the function falls by c1 times what the quadratic model promises, t^2 |curvature| / 2
+    (McCormick 1977), shortened until it does, and doubled while the function falls on: the model has no minimum to say
+    how long a step should be.
 
     Args:
         optimizer: For its report.
